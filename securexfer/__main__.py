@@ -1,0 +1,6 @@
+"""`python -m securexfer` is `securexfer`."""
+
+from securexfer.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Users, how their passwords are checked, and where both are kept."""

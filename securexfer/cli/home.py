@@ -1,0 +1,47 @@
+"""Where a server's files live: certs/, users.db and inbox/ in one directory, which --home or SECUREXFER_HOME moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--home",
+        envvar="SECUREXFER_HOME",
+        metavar="DIR",
+        help="Directory of certs/, users.db and inbox/. Default: the current directory.",
+    ),
+]
+CertsOption = Annotated[Path | None, typer.Option("--certs", metavar="DIR", help="Directory of the certificates.")]
+UsersOption = Annotated[Path | None, typer.Option("--users", metavar="FILE", help="The users' database.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The directory of a server's files; `named` when somebody chose it, so that it may be trusted (see `trust`)."""
+
+    directory: Path
+    named: bool
+
+    @classmethod
+    def find(cls, context: typer.Context, home: Path | None) -> Home:
+        """Return the home that the command, or the word before it, or the environment, names; else this directory."""
+        chosen = home or context.find_root().obj
+        return cls(Path(chosen or ".").absolute(), named=chosen is not None)
+
+    @property
+    def certs(self) -> Path:
+        return self.directory / "certs"
+
+    @property
+    def users(self) -> Path:
+        return self.directory / "users.db"
+
+    @property
+    def inbox(self) -> Path:
+        return self.directory / "inbox"

@@ -1,0 +1,29 @@
+"""What people read: errors with their next step, notes, and whether anyone is there to read.
+
+Data goes to stdout; everything else goes to stderr. Text from elsewhere is escaped before it is shown.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from securexfer.errors import SecurexferError
+
+
+def note(text: str = "") -> None:
+    """Tell the person at the terminal something that is not the command's data."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def report(error: SecurexferError) -> None:
+    """Show an error: what and why on the first line, the next step below it."""
+    note(f"securexfer: {error.message}")
+    for line in error.hint.splitlines():
+        note(f"  {line}")
+
+
+def is_interactive() -> bool:
+    """Whether somebody can answer a prompt."""
+    return sys.stdin.isatty()

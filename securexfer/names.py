@@ -1,0 +1,144 @@
+"""An untrusted name becomes a safe one, or is refused.
+
+A *name* is what a peer says: relative, made of components separated by ``/``. It is parsed once, at the
+border; inside there are only `Name` values, which cannot be wrong. Storage still opens every component
+from a held directory handle without following links: a check of the string is necessary, not sufficient.
+
+Two policies:
+
+* ``native`` refuses what is dangerous anywhere: empty, ``.`` and ``..`` components, absolute names, NUL,
+  backslash, control characters, bidirectional controls, line separators, invisible tags, invalid UTF-8, a
+  component over 255 bytes, more than 4096 bytes or 64 components, and the reserved staging name.
+* ``portable`` also refuses what other systems cannot hold: ``: * ? " < > |``, Windows device names, a
+  trailing dot or space, look-alikes of separators; storage adds: names that collide after folding.
+
+Nothing is ever cut, stripped or normalised: a name is stored to the letter or not at all.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+from securexfer.errors import UnsafeNameError
+
+MAX_COMPONENT_BYTES = 255  # NAME_MAX of every common file system
+MAX_NAME_BYTES = 4096  # PATH_MAX on Linux
+MAX_COMPONENTS = 64  # deeper trees than any source tree seen; bounds the handles walked for one file
+
+# Where unfinished files live, under the root of the inbox. No peer can name it.
+STAGING_NAME = ".securexfer-staging"
+
+# C0, DEL, C1, backslash; Arabic letter mark, zero-width-free bidi controls (Unicode UAX 9, Trojan Source),
+# line and paragraph separators, byte order mark, tags.
+_DANGEROUS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
+)
+_UNPORTABLE = re.compile('[:*?"<>|]')
+_SLASH_LOOKALIKES = re.compile("[\u2044\u2215\u29f8\uff0f\uff3c\ufe68\u29f5]")
+# "Naming Files, Paths, and Namespaces", Microsoft Learn; the superscript digits fold to 1-3 under NFKC.
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|clock\$|com[0-9]|lpt[0-9])(?:[. ]|$)", re.IGNORECASE)
+
+
+class NamePolicy(enum.StrEnum):
+    """Which names a server accepts."""
+
+    NATIVE = "native"
+    PORTABLE = "portable"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A safe relative name: its components, outermost first. Only `Name.parse` makes one."""
+
+    parts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "/".join(self.parts)
+
+    @classmethod
+    def parse(cls, text: str, policy: NamePolicy = NamePolicy.NATIVE) -> Name:
+        """Return the safe name that `text` is; raise UnsafeNameError, which says what is wrong with it."""
+        try:
+            encoded = text.encode()
+        except UnicodeEncodeError:
+            raise _refusal(text, "is not valid UTF-8") from None
+        if len(encoded) > MAX_NAME_BYTES:
+            raise _refusal(text, f"is {len(encoded)} bytes long; the limit is {MAX_NAME_BYTES}")
+        if text.startswith("/"):
+            raise _refusal(text, "is an absolute path")
+        parts = tuple(text.split("/"))
+        if len(parts) > MAX_COMPONENTS:
+            raise _refusal(text, f"has {len(parts)} components; the limit is {MAX_COMPONENTS}")
+        for part in parts:
+            problem = _problem(part) or (_portability(part) if policy is NamePolicy.PORTABLE else None)
+            if problem:
+                raise _refusal(text, problem)
+        if parts[0].casefold() == STAGING_NAME:
+            raise _refusal(text, "is reserved for files that are not complete yet")
+        return cls(parts)
+
+    @classmethod
+    def decode(cls, raw: bytes, policy: NamePolicy = NamePolicy.NATIVE) -> Name:
+        """Return the safe name that these bytes spell in UTF-8; raise UnsafeNameError."""
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError:
+            raise _refusal(raw.decode(errors="backslashreplace"), "is not valid UTF-8") from None
+        return cls.parse(text, policy)
+
+
+def folded(component: str) -> str:
+    """Return the form under which two components collide on a system that folds case or normalises."""
+    import unicodedata
+
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFKC", component).casefold())
+
+
+def show(text: str, limit: int = 200) -> str:
+    """Return `text` safe for a terminal and a log: escaped, on one line, cut with a mark after `limit`."""
+    if text.isprintable() and "\\" not in text and len(text) <= limit:
+        return text
+    shown = "".join(
+        character if character.isprintable() and character != "\\" else _escape(character) for character in text[:limit]
+    )
+    return shown + ("…" if len(text) > limit else "")
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", errors="surrogatepass").decode()
+
+
+def _refusal(text: str, why: str) -> UnsafeNameError:
+    return UnsafeNameError(f"the name {show(text)!r} is refused: it {why}")
+
+
+def _problem(part: str) -> str | None:
+    if part == "":
+        return "has an empty component"
+    if part in {".", ".."}:
+        return f"has the component {part!r}"
+    found = _DANGEROUS.search(part)
+    if found:
+        return f"has the character U+{ord(found[0]):04X}, which is never stored"
+    size = len(part.encode())
+    if size > MAX_COMPONENT_BYTES:
+        return f"has a component of {size} bytes; the limit is {MAX_COMPONENT_BYTES}"
+    return None
+
+
+def _portability(part: str) -> str | None:
+    import unicodedata
+
+    # What another system makes of the name decides, so look at the compatibility form as well: full-width
+    # dots, superscript digits of device names, a no-break space at the end.
+    for form in (part, unicodedata.normalize("NFKC", part)):
+        found = _UNPORTABLE.search(form) or _SLASH_LOOKALIKES.search(form)
+        if found or "/" in form or "\\" in form:
+            return f"has the character {found[0] if found else '/'!r}, which not every system can store"
+        if form.endswith((".", " ")) or form.startswith(" "):
+            return "begins or ends with a space or ends with a dot, which not every system can store"
+        if _DEVICE.match(form):
+            return "is a device name on Windows"
+    return None

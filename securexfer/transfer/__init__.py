@@ -1,0 +1,1 @@
+"""One side of one transfer, whoever connected."""
