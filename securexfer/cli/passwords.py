@@ -57,7 +57,8 @@ def _from_file(file: Path) -> str:
             return _first_line(opened.readline(MAX_INPUT_BYTES), str(file))
     except OSError as error:
         raise ConfigurationError(
-            f"the password file {file} cannot be read: {error.strerror}", hint="Check the path given to --password-file."
+            f"the password file {file} cannot be read: {error.strerror}",
+            hint="Check the path given to --password-file.",
         ) from error
 
 
