@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from securexfer import __version__
-from securexfer.cli.home import HomeOption
+from securexfer.cli.home import HomeOption  # noqa: TC001 - typer reads the annotation
 from securexfer.cli.terminal import report
 from securexfer.errors import SecurexferError
 
@@ -70,7 +70,7 @@ def main() -> None:
         # Whoever read our output has left (`| head`). Point stdout elsewhere so that the flush at exit is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as error:  # noqa: BLE001 - no traceback reaches a user unless they ask for it
+    except Exception as error:  # no traceback reaches a user unless they ask for it
         if os.environ.get("SECUREXFER_DEBUG"):
             raise
         report(

@@ -36,12 +36,15 @@ class Home:
 
     @property
     def certs(self) -> Path:
+        """The directory of the CA and the server's certificate."""
         return self.directory / "certs"
 
     @property
     def users(self) -> Path:
+        """The users' database."""
         return self.directory / "users.db"
 
     @property
     def inbox(self) -> Path:
+        """The directory that received files go to."""
         return self.directory / "inbox"

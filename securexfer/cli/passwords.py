@@ -1,4 +1,4 @@
-"""How a password gets in: a prompt, standard input, or a private file; never the command line, never the environment."""
+"""How a password gets in: a prompt, standard input or a private file; never the command line or the environment."""
 
 from __future__ import annotations
 

@@ -1,0 +1,59 @@
+"""Builds the only TLS contexts there are: TLS 1.3, the private CA alone, names checked, no tickets.
+
+Contexts are built by hand because `ssl.create_default_context` trusts the system's authorities and writes
+session keys to a file when SSLKEYLOGFILE is set. There is no option that weakens any of this.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+from securexfer.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def server_context(certificate: Path, key: Path, protocols: Sequence[str]) -> ssl.SSLContext:
+    """Return the context of a server that shows `certificate` and speaks `protocols` (ALPN, the preferred first).
+
+    Raises ssl.SSLError or OSError if the two files do not make a pair.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _restrict(context, protocols)
+    context.num_tickets = 0  # every session is a full handshake: nothing to steal, nothing to replay
+    # An encrypted key would make OpenSSL ask on the terminal; an empty answer makes it fail instead.
+    context.load_cert_chain(certificate, key, password="")
+    return context
+
+
+def client_context(authorities: str, protocols: Sequence[str]) -> ssl.SSLContext:
+    """Return the context of a client that trusts exactly the CA certificates in the PEM text `authorities`.
+
+    Raises ConfigurationError, before anything is sent, if the text holds no CA certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # requires a certificate and checks the name
+    _restrict(context, protocols)
+    context.hostname_checks_common_name = False
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
+    try:
+        context.load_verify_locations(cadata=authorities)
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigurationError("the CA file holds no certificate", hint=_CA_HINT) from error
+    held = context.cert_store_stats()
+    if not held["x509_ca"] or held["x509"] != held["x509_ca"]:
+        raise ConfigurationError("the CA file holds a certificate that is not a CA's", hint=_CA_HINT)
+    return context
+
+
+_CA_HINT = "Give the server's ca.pem: `securexfer cert show --pem` prints it there."
+
+
+def _restrict(context: ssl.SSLContext, protocols: Sequence[str]) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(list(protocols))
+    if ssl.OPENSSL_VERSION_INFO < (3, 5):
+        # From 3.5 on the default offers the hybrid X25519MLKEM768 first, and naming a curve would switch that off.
+        context.set_ecdh_curve("X25519")

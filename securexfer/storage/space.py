@@ -1,0 +1,78 @@
+"""Room: how much of the disk and of a user's quota is spoken for, counting what is still on its way."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from securexfer.errors import NoSpaceError, QuotaExceededError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEFAULT_RESERVE = 1 << 30  # and never more than a twentieth of the file system
+RECOUNT_SECONDS = 5.0  # a user who is over the quota may have made room; look again, but not at every file
+
+
+class FreeSpace:
+    """Keeps a reserve free on the file system of the inbox, so that logs and the system go on working."""
+
+    def __init__(self, root: int, reserve: int | None = None) -> None:
+        found = os.fstatvfs(root)
+        self.reserve = min(DEFAULT_RESERVE, found.f_blocks * found.f_frsize // 20) if reserve is None else reserve
+        self._root = root
+        self._promised = 0
+        self._lock = threading.Lock()
+
+    def claim(self, size: int) -> None:
+        """Set `size` bytes aside; raise NoSpaceError if they would eat into the reserve."""
+        with self._lock:
+            found = os.fstatvfs(self._root)
+            free = found.f_bavail * found.f_frsize - self._promised
+            if size > free - self.reserve or (found.f_files and not found.f_favail):
+                raise NoSpaceError(
+                    f"{size} bytes do not fit: {max(free, 0)} are free and {self.reserve} of them are kept in reserve"
+                )
+            self._promised += size
+
+    def release(self, size: int) -> None:
+        """Give back what was claimed: the bytes are on disk now, or will never come."""
+        with self._lock:
+            self._promised -= size
+
+
+class Usage:
+    """What one user's files take, counted once and then kept up; shared by all sessions of that user."""
+
+    def __init__(self, user: str, quota: int, count: Callable[[], int]) -> None:
+        self._user = user
+        self._quota = quota
+        self._count = count
+        self._lock = threading.Lock()
+        self._promised = 0
+        self._used = 0
+        self._counted_at: float | None = None
+
+    def claim(self, size: int) -> None:
+        """Set `size` bytes of the quota aside; raise QuotaExceededError if it has not that much left."""
+        with self._lock:
+            over = self._used + self._promised + size > self._quota
+            now = time.monotonic()
+            if self._counted_at is None or (over and now - self._counted_at >= RECOUNT_SECONDS):
+                # A file published but not settled yet is counted twice until the next count: never too little.
+                self._used = self._count()
+                self._counted_at = now
+            left = self._quota - self._used - self._promised
+            if size > left:
+                raise QuotaExceededError(
+                    f"{size} bytes are more than the {max(left, 0)} left of the quota of {self._user} ({self._quota})"
+                )
+            self._promised += size
+
+    def settle(self, size: int, *, stored: bool) -> None:
+        """Turn a claim into use, or give it back."""
+        with self._lock:
+            self._promised -= size
+            self._used += size if stored else 0

@@ -1,0 +1,258 @@
+"""The side that takes the bytes, in protocol 1: read, verify, commit, acknowledge; stay in step whatever happens.
+
+A file that cannot be stored still has its bytes read and discarded, so that the next one is found where it
+begins. Answers go out in the order of the files. Files that are complete wait in a group, so that many small
+ones share the cost of reaching the disk; a group is committed as soon as there is nothing more to read, so
+nobody waits for an answer longer than the disk takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from securexfer.errors import (
+    DigestMismatchError,
+    LimitExceededError,
+    PeerTimeoutError,
+    SecurexferError,
+    ShuttingDownError,
+    TruncatedError,
+)
+from securexfer.events import FileAborted, FileRejected, FileStored, LimitHit
+from securexfer.net.payload import IDLE_SECONDS, Buffer, MinimumRate
+from securexfer.storage.base import Committed
+from securexfer.wire import framing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from securexfer.events import Observer
+    from securexfer.names import NamePolicy
+    from securexfer.net.connection import Connection
+    from securexfer.storage.base import Staging, Storage
+
+# A group is committed when it holds this much, or is this old. The gain of grouping is nearly whole at 64 files
+# (bench/many_files.py), and each holds a descriptor open.
+GROUP_FILES = 64
+GROUP_BYTES = 32 << 20
+GROUP_SECONDS = 0.05
+
+# What the connection does to us, as against what is wrong with one file.
+_ENDS_SESSION = (TruncatedError, PeerTimeoutError)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Whose files these are, and what the server allows them. `largest_file` is in bytes."""
+
+    connection: int
+    address: str
+    user: str
+    largest_file: int
+    names: NamePolicy
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """One file from its header to its answer."""
+
+    header: framing.FileHeader
+    started: float
+    digest: str = ""
+    staging: Staging | None = None
+    error: SecurexferError | None = None
+
+    @property
+    def shown(self) -> str:
+        return self.header.field.rstrip(b" ").decode(errors="backslashreplace")
+
+
+class Receiver:
+    """Runs the files of one session, after the login."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        storage: Storage,
+        session: Session,
+        observe: Observer,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._connection = connection
+        self._storage = storage
+        self._session = session
+        self._observe = observe
+        self._stopping = stopping
+        self._group: list[_Arrival] = []
+        self._group_bytes = 0
+        self._left = 0  # bytes of the current file, trailer included, that have not been read yet
+        self._taken = 0  # bytes of its payload that have
+        self._rate = MinimumRate()
+        self._sink: Callable[[memoryview], None] = _discard
+        self._buffer = Buffer(self._drain)
+
+    def run(self) -> None:
+        """Receive the count and the files; raise what ended the session early."""
+        self._connection.before_wait = self._commit_group
+        try:
+            count = framing.decode_count(self._connection.receive(framing.COUNT_SIZE, _idle_deadline()))
+            if count > framing.MAX_COUNT:
+                self._over_limit("count", f"{count} files were announced; the limit is {framing.MAX_COUNT}")
+            for _ in range(count):
+                if self._stopping():
+                    raise ShuttingDownError("the server is being shut down")
+                self._receive_file()
+        finally:
+            self._connection.before_wait = None
+            self._commit_group()
+
+    def _receive_file(self) -> None:
+        raw = self._connection.receive(framing.HEADER_SIZE, _idle_deadline())
+        arrival = _Arrival(framing.FileHeader.decode(raw), time.monotonic())
+        size = arrival.header.size
+        if size > self._session.largest_file:
+            arrival.error = LimitExceededError(f"{size} bytes; the largest file here is {self._session.largest_file}")
+            self._enqueue(arrival)
+            self._commit_group()
+            self._over_limit("file size", str(arrival.error))
+        self._left = size + framing.DIGEST_SIZE
+        self._taken = 0
+        self._rate = MinimumRate()
+        try:
+            self._take(arrival)
+        except _ENDS_SESSION as error:
+            self._abort(arrival, error)
+            raise
+        self._enqueue(arrival)
+
+    def _take(self, arrival: _Arrival) -> None:
+        """Store one file, or note why not and read over what is left of it, so that the next header is found."""
+        try:
+            self._store(arrival)
+        except _ENDS_SESSION:
+            raise
+        except SecurexferError as error:
+            arrival.error = error
+            self._skip()
+
+    def _store(self, arrival: _Arrival) -> None:
+        """Take one file's payload and trailer, and leave it sealed; raises what makes it impossible."""
+        name = arrival.header.name(self._session.names)
+        with self._storage.stage(name, arrival.header.size) as staging:
+            digest = hashlib.sha256()
+
+            def sink(held: memoryview) -> None:
+                digest.update(held)
+                staging.write(held)
+
+            self._sink = sink
+            self._move_payload()
+            trailer = self._receive_trailer()
+            arrival.digest = digest.hexdigest()
+            if not hmac.compare_digest(trailer, digest.digest()):
+                raise DigestMismatchError("what arrived has another digest than what was sent")
+            staging.seal(trailer)
+            arrival.staging = staging
+
+    def _drain(self, held: memoryview) -> None:
+        self._sink(held)
+
+    def _move_payload(self) -> None:
+        while self._left > framing.DIGEST_SIZE:
+            self._buffer.fill_from(self._read_into, self._left - framing.DIGEST_SIZE)
+        self._buffer.flush()
+
+    def _receive_trailer(self) -> bytes:
+        trailer = self._connection.receive(framing.DIGEST_SIZE, _idle_deadline())
+        self._left = 0
+        return trailer
+
+    def _skip(self) -> None:
+        self._sink = _discard
+        self._buffer.flush()
+        if self._left:
+            self._move_payload()
+            self._receive_trailer()
+
+    def _read_into(self, view: memoryview) -> int:
+        count = self._connection.try_receive_into(view)
+        if count is None:
+            self._rate.check(self._taken)
+            count = self._connection.receive_into(view, _idle_deadline())
+        if not count:
+            raise TruncatedError("the connection ended in the middle of a file")
+        self._left -= count
+        self._taken += count
+        return count
+
+    def _enqueue(self, arrival: _Arrival) -> None:
+        self._group.append(arrival)
+        self._group_bytes += arrival.header.size
+        if (
+            len(self._group) >= GROUP_FILES
+            or self._group_bytes >= GROUP_BYTES
+            or time.monotonic() - self._group[0].started >= GROUP_SECONDS
+        ):
+            self._commit_group()
+
+    def _commit_group(self) -> None:
+        """Commit what is complete, and answer for every file in the group, in order."""
+        group, self._group, self._group_bytes = self._group, [], 0
+        if not group:
+            return
+        stagings = [arrival.staging for arrival in group if arrival.staging]
+        results = iter(self._storage.commit(stagings))
+        outcomes = [next(results) if arrival.staging else arrival.error for arrival in group]
+        self._connection.post(
+            b"".join(framing.ACCEPTED if isinstance(outcome, Committed) else framing.REFUSED for outcome in outcomes)
+        )
+        for arrival, outcome in zip(group, outcomes, strict=True):
+            self._report(arrival, outcome)
+
+    def _report(self, arrival: _Arrival, outcome: Committed | SecurexferError | None) -> None:
+        session = self._session
+        common: dict[str, Any] = {
+            "connection": session.connection,
+            "address": session.address,
+            "user": session.user,
+            "name": arrival.shown,
+            "size": arrival.header.size,
+            "sha256": arrival.digest,
+            "seconds": time.monotonic() - arrival.started,
+        }
+        if isinstance(outcome, Committed):
+            self._observe(FileStored(**common, outcome=outcome.outcome, stored_as=str(outcome.stored_as)))
+        elif outcome:
+            self._observe(FileRejected(**common, outcome="refused", reason=outcome.reason, detail=outcome.message))
+
+    def _abort(self, arrival: _Arrival, error: SecurexferError) -> None:
+        session = self._session
+        self._observe(
+            FileAborted(
+                session.connection,
+                session.address,
+                session.user,
+                arrival.shown,
+                arrival.header.size,
+                self._taken,
+                error.reason,
+                error.message,
+                time.monotonic() - arrival.started,
+            )
+        )
+
+    def _over_limit(self, limit: str, detail: str) -> NoReturn:
+        self._observe(LimitHit(self._session.address, limit, detail))
+        raise LimitExceededError(detail)
+
+
+def _discard(_held: memoryview) -> None:
+    """Take bytes that nobody will store."""
+
+
+def _idle_deadline() -> float:
+    return time.monotonic() + IDLE_SECONDS
