@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
+import shutil
 import stat
 import sys
 from typing import TYPE_CHECKING
@@ -16,10 +18,15 @@ from typing import TYPE_CHECKING
 from securexfer.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 POSIX = os.name == "posix"
+
+# Files that change together are made in the first of these, which is renamed to the second once it is complete.
+_UNDECIDED = ".new.partial"
+_DECIDED = ".new.ready"
+
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -63,7 +70,7 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make the entries of a directory durable."""
-    if POSIX:
+    if sys.platform != "win32":
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -73,18 +80,92 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock_directory(path: Path) -> Iterator[None]:
-    """Hold a lock on a directory, waiting for whoever holds it; the system lets it go if the process dies."""
+    """Hold a lock on a directory, waiting for whoever holds it; the system lets it go if the process dies.
+
+    It is held on a private file `.lock` in there, not on the directory: NFS locks only what is open for writing, and a
+    directory that others may read is one that they could lock.
+    """
     if sys.platform == "win32":  # only `serve`, `init`, `cert` and `user` lock, and those are for POSIX
         yield
-        return
-    import fcntl
+    else:
+        import fcntl
 
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | _NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def place_together(directory: Path, contents: Mapping[str, tuple[bytes, int]]) -> None:
+    """Put several files (name, or directory/name -> data, mode) into `directory` as one change.
+
+    After a crash or an error at any point, `roll_forward` leaves either all of them or none. What they replace is
+    lost. Call it with the lock held, after `roll_forward`; `settle` ends it.
+    """
+    undecided = directory / _UNDECIDED
+    undecided.mkdir(mode=0o700)
+    for name, (data, mode) in contents.items():
+        make_private_directory((undecided / name).parent)
+        create_private(undecided / name, data, mode)
+    undecided.rename(directory / _DECIDED)
+    sync_directory(directory)
+    roll_forward(directory)
+
+
+def is_unsettled(directory: Path) -> bool:
+    """Whether a change of several files is under way in `directory`, or was when its process died."""
+    return any((directory / name).is_dir() for name in (_UNDECIDED, _DECIDED))
+
+
+def roll_forward(directory: Path) -> bool:
+    """Finish the change that `place_together` had decided, and drop what it had not; call it with the lock held.
+
+    Returns whether there was a decided one that nobody has settled.
+    """
+    if os.path.lexists(directory / _UNDECIDED):
+        shutil.rmtree(directory / _UNDECIDED)
+    decided = directory / _DECIDED
+    if not os.path.lexists(decided):
+        return False
+    _check_made_here(decided)
+    for entry in sorted(decided.iterdir()):
+        entry.rename(directory / entry.name)
+    sync_directory(directory)
+    return True
+
+
+def settle(directory: Path) -> None:
+    """End the change that `place_together` made: from here on it is no longer an interrupted one.
+
+    Until then a command that was killed before it could give its answer can be run again and gives it.
+    """
+    with contextlib.suppress(OSError):  # gone, or somebody else's next change, or for whoever comes next
+        (directory / _DECIDED).rmdir()
+
+
+def _check_made_here(path: Path) -> None:
+    """Raise ConfigurationError unless nobody else can have made the directory `path`: its contents become ours."""
+    if sys.platform != "win32":
+        found = path.lstat()
+        trusted = {os.geteuid(), 0, path.parent.stat().st_uid}
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in trusted or found.st_mode & 0o077:
+            raise ConfigurationError(
+                f"{path} was left by somebody else (uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o})",
+                hint=f"Find out who left it there, then remove {path}.",
+            )
+
+
+def check_not_shared(path: Path, what: str) -> None:
+    """Raise ConfigurationError if others can replace `what`, which the directory `path` holds."""
+    mode = path.stat().st_mode
+    # In a sticky directory (/tmp) others can add entries but not replace ours.
+    if mode & 0o022 and not mode & stat.S_ISVTX:
+        raise ConfigurationError(
+            f"others can change the directory {path} that holds {what} (mode {stat.S_IMODE(mode):04o})",
+            hint=f"chmod go-w {shlex.quote(str(path))}",
+        )
 
 
 def check_private(path: Path, what: str, *, secret: bool = True) -> None:
@@ -96,25 +177,17 @@ def check_private(path: Path, what: str, *, secret: bool = True) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = "a link" if stat.S_ISLNK(found.st_mode) else "not a plain file"
         raise ConfigurationError(f"{what} {path} is {kind}", hint=f"Put the file itself at {path}.")
-    if sys.platform == "win32":
-        return
-    if found.st_uid not in {os.geteuid(), 0}:
-        raise ConfigurationError(
-            f"{what} {path} belongs to another user (uid {found.st_uid})",
-            hint=f"chown {os.geteuid()} {path}",
-        )
-    forbidden = 0o077 if secret else 0o022
-    if found.st_mode & forbidden:
-        deed = "read" if secret and not found.st_mode & 0o022 else "change"
-        raise ConfigurationError(
-            f"others can {deed} {what} {path} (mode {stat.S_IMODE(found.st_mode):04o})",
-            hint=f"chmod {'600' if secret else 'go-w'} {path}",
-        )
-    parent = path.resolve().parent
-    holder = parent.stat()
-    # In a sticky directory (/tmp) others can add entries but not replace ours.
-    if holder.st_mode & 0o022 and not holder.st_mode & stat.S_ISVTX:
-        raise ConfigurationError(
-            f"others can change the directory {parent} that holds {what} (mode {stat.S_IMODE(holder.st_mode):04o})",
-            hint=f"chmod go-w {parent}",
-        )
+    if sys.platform != "win32":
+        if found.st_uid not in {os.geteuid(), 0}:
+            raise ConfigurationError(
+                f"{what} {path} belongs to another user (uid {found.st_uid})",
+                hint=f"chown {os.geteuid()} {shlex.quote(str(path))}",
+            )
+        forbidden = 0o077 if secret else 0o022
+        if found.st_mode & forbidden:
+            deed = "read" if secret and not found.st_mode & 0o022 else "change"
+            raise ConfigurationError(
+                f"others can {deed} {what} {path} (mode {stat.S_IMODE(found.st_mode):04o})",
+                hint=f"chmod {'600' if secret else 'go-w'} {shlex.quote(str(path))}",
+            )
+        check_not_shared(path.resolve().parent, what)
