@@ -124,7 +124,7 @@ class Server:
         """Serve until `stop`; return whether every session could finish."""
         threading.stack_size(STACK_SIZE)
         for listener in self._listeners:
-            listener.setblocking(False)
+            listener.settimeout(0)
         while not self._stops:
             self._accept_ready()
             self._housekeeping()
@@ -251,7 +251,9 @@ class Server:
             login = None
         shown = login.user if login else raw[: framing.TEXT_SIZE].rstrip(b" ").decode(errors="backslashreplace")
         try:
-            user = self._logins.check(login.user if login else "", login.password if login else None).name
+            user = self._logins.check(
+                login.user if login else "", login.password if login else None, give_up=connection.peer_left
+            ).name
         except LoginRefusedError as error:
             waited = time.monotonic() - started
             self._observe(LoginFailed(peer.number, peer.address, shown, error.detail, waited))

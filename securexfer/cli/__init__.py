@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from securexfer import __version__
-from securexfer.cli.home import HomeOption  # noqa: TC001 - typer reads the annotation
+from securexfer.cli.home import HomeOption
 from securexfer.cli.terminal import report
 from securexfer.errors import SecurexferError
 

@@ -37,7 +37,7 @@ class Connection:
         self.before_wait: Callable[[], None] | None = None
 
     def receive(self, size: int, deadline: float) -> bytes:
-        """Return exactly `size` bytes; raise TruncatedError at the end of input, PeerTimeoutError at the deadline."""
+        """Return exactly `size` bytes; raise TruncatedError at the end of input, PeerTimeoutError at `deadline`."""
         buffer = bytearray(size)
         view = memoryview(buffer)
         while view:
@@ -58,7 +58,7 @@ class Connection:
         return count
 
     def try_receive_into(self, view: memoryview) -> int | None:
-        """Put what has arrived into `view` without waiting; return the count, 0 for an orderly end, None for nothing."""
+        """Put what has arrived into `view` without waiting; return the count, 0 at an orderly end, None for nothing."""
         try:
             # With a buffer, `read` returns a count; typeshed only knows the form without one.
             return cast("int", self._socket.read(len(view), view))
@@ -85,6 +85,15 @@ class Connection:
                     while_waiting()
             except (OSError, ValueError) as error:
                 raise _ended(error) from error
+
+    def peer_left(self) -> bool:
+        """Whether the peer has closed its end, as far as can be seen without reading anything."""
+        try:
+            return not socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def post(self, data: bytes) -> None:
         """Send `data` as soon as there is room, without ever waiting for it: during later reads, or in `finish`."""

@@ -1,0 +1,167 @@
+"""What `send` tells while it runs and at its end: lines for people, JSON for programs, one error for the exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from securexfer.cli.terminal import note
+from securexfer.errors import InterruptedTransferError, PartlyStoredError, SecurexferError
+from securexfer.events import Connected, Event, FileEnded, Retrying, SendingStarted, Sent
+from securexfer.names import show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from securexfer.cli.progress import Display
+    from securexfer.transfer.sender import Item
+
+# Most sends are over before anybody could read a progress bar; drawing one costs more time than they take.
+_DISPLAY_AFTER_SECONDS = 0.5
+_MAX_NAMES = 10  # of files that were not sent, in a message
+
+
+class Report:
+    """Watches one `send`; used as a context while the transfer runs, so that the terminal is always given back."""
+
+    def __init__(self, items: Sequence[Item], server: str, *, as_json: bool, quiet: bool) -> None:
+        self._items = items
+        self._server = server
+        self._json = as_json
+        self._quiet = quiet or as_json
+        self._started = time.monotonic()
+        self._wanted = not self._quiet and sys.stderr.isatty()
+        self._display: Display | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._display:
+            self._display.stop()
+            self._display = None
+
+    def observe(self, event: Event) -> None:
+        """Take note of what happens; called for every piece of payload, so it must be quick."""
+        if isinstance(event, Sent | SendingStarted):
+            if self._wanted:
+                self._progress(event)
+        elif isinstance(event, FileEnded):
+            self._file(event)
+        elif isinstance(event, Connected):
+            self._started = time.monotonic()
+            self._note(f"Sending to {event.server} as {event.user}")
+        elif isinstance(event, Retrying):
+            self._note(f"{event.detail}; trying again in {event.seconds:.1f} s")
+
+    def finish(self, outcome: SecurexferError | None) -> SecurexferError | None:
+        """Give the summary; return the error that the exit code comes from, or None if every file was acknowledged."""
+        unsent = [item for item in self._items if item.open]
+        for item in unsent:
+            item.error = outcome or SecurexferError("the file was not sent")
+            if self._json:
+                self._print_file(item.ended())
+        self._summary()
+        return self._verdict(outcome, unsent)
+
+    def _verdict(self, outcome: SecurexferError | None, unsent: Sequence[Item]) -> SecurexferError | None:
+        stored = sum(item.stored for item in self._items)
+        count = len(self._items)
+        if isinstance(outcome, InterruptedTransferError):
+            return InterruptedTransferError(f"interrupted: {stored} of {count} files were stored on {self._server}")
+        errors = [item.error for item in self._items if item.error]
+        if not errors:
+            return None
+        if unsent and outcome and (stored or len(unsent) < count):
+            names = ", ".join(show(item.name) for item in unsent[:_MAX_NAMES])
+            note(f"securexfer: {outcome.message}\n  not sent: {names}{' …' if len(unsent) > _MAX_NAMES else ''}")
+        if stored:
+            return PartlyStoredError(
+                f"{stored} of {count} files were stored on {self._server}; {count - stored} were not"
+            )
+        if len({error.exit_code for error in errors}) > 1:
+            return SecurexferError("no file was stored, for different reasons", hint="Each is named above.")
+        if len(unsent) == count or count == 1:
+            return errors[0]
+        return type(errors[0])(f"none of the {count} files was stored", hint=errors[0].hint)
+
+    def _file(self, event: FileEnded) -> None:
+        if self._json:
+            self._print_file(event)
+        if event.status != "stored" and len(self._items) > 1:
+            self._say(f"securexfer: {event.detail}")
+
+    def refused_here(self, item: Item) -> None:
+        """Report a file that is not even offered to the server."""
+        self._file(item.ended())
+
+    def _summary(self) -> None:
+        seconds = time.monotonic() - self._started
+        stored = [item for item in self._items if item.stored]
+        size = sum(item.size for item in stored)
+        refused = sum(1 for item in self._items if item.error and item.error.exit_code == 5)
+        if self._json:
+            summary: dict[str, Any] = {
+                "event": "summary",
+                "files": len(self._items),
+                "bytes": size,
+                "stored": len(stored),
+                "refused": refused,
+                "failed": len(self._items) - len(stored) - refused,
+                "seconds": round(seconds, 3),
+            }
+            print(json.dumps(summary), flush=True)
+        elif not self._quiet and stored:
+            rate = f", {amount(size / seconds)}/s" if seconds > 0 and size >= 1_000_000 else ""
+            files = f"{len(stored)} file{'s' if len(stored) != 1 else ''}"
+            print(
+                f"{files}, {amount(size)}, stored and verified on {self._server} in {seconds:.1f} s{rate}", flush=True
+            )
+
+    @staticmethod
+    def _print_file(event: FileEnded) -> None:
+        fields: dict[str, Any] = {
+            "event": "file",
+            "name": event.name,
+            "status": event.status,
+            "size": event.size,
+            "sha256": event.sha256,
+            "stored_as": event.stored_as,
+            "reason": event.reason,
+        }
+        if event.detail:
+            fields["detail"] = event.detail
+        print(json.dumps(fields), flush=True)
+
+    def _progress(self, event: Sent | SendingStarted) -> None:
+        if not self._display:
+            if time.monotonic() - self._started < _DISPLAY_AFTER_SECONDS:
+                return
+            from securexfer.cli.progress import Display
+
+            self._display = Display(self._items)
+        self._display.update(event.index)
+
+    def _note(self, text: str) -> None:
+        if not self._quiet:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._display:
+            self._display.say(text)
+        else:
+            note(text)
+
+
+def amount(size: float) -> str:
+    """Return a number of bytes in decimal units, as disks and networks are sold: 1.5 MB is 1 500 000 bytes."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,167 @@
+"""`securexfer serve`: the server, with its options; prints where it listens and what to type elsewhere."""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from securexfer.cli.home import CertsOption, Home, HomeOption, UsersOption
+from securexfer.cli.log import Log, LogFormat
+from securexfer.cli.terminal import note
+from securexfer.errors import UsageError
+from securexfer.names import NamePolicy
+from securexfer.storage.base import OnConflict
+
+if TYPE_CHECKING:
+    from securexfer.certificates import ServerCertificate
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_MAX_SIZE = 2**63 - 1  # what a file system's signed offsets can say
+_DESCRIPTORS = 65_536  # 512 sessions, each with a connection, an inbox and a group of unfinished files
+
+
+def parse_size(text: str) -> int:
+    """Return a number of bytes written as 500M, 2G, 64Ki or plain digits."""
+    found = re.fullmatch(r"([0-9]{1,19})(|[kMGT]|[KMGT]i)B?", text)
+    size = int(found[1]) * _UNITS[found[2]] if found else -1
+    if not 0 <= size <= _MAX_SIZE:
+        raise typer.BadParameter(f"{text!r} is not a size; write it as 500M, 2G, 64Ki or a number of bytes")
+    return size
+
+
+def parse_mode(text: str) -> int:
+    """Return a file mode written in octal."""
+    if not re.fullmatch(r"0?[0-7]{3,4}", text):
+        raise typer.BadParameter(f"{text!r} is not a mode; write it in octal, as in 0640")
+    mode = int(text, 8)
+    if mode & 0o007 or mode & 0o700 < 0o600:
+        raise typer.BadParameter(f"{text!r} must let the owner read and write, and others nothing")
+    return mode
+
+
+def serve(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option("--host", help="Listen on this address only. Default: all.")] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 lets the system choose one.")] = 9090,
+    inbox: Annotated[Path | None, typer.Option("--inbox", metavar="DIR", help="Where files go: DIR/USER/...")] = None,
+    certs: CertsOption = None,
+    users: UsersOption = None,
+    home: HomeOption = None,
+    on_conflict: Annotated[
+        OnConflict, typer.Option("--on-conflict", help="When other content stands under the name.")
+    ] = OnConflict.REFUSE,
+    names: Annotated[
+        NamePolicy, typer.Option("--names", help="Refuse also names that other systems cannot hold: portable.")
+    ] = NamePolicy.NATIVE,
+    largest_file: Annotated[
+        int, typer.Option("--largest-file", metavar="SIZE", parser=parse_size, help="As in 500M, 20G.")
+    ] = "1Ti",  # type: ignore[assignment]  # typer parses the default, too
+    quota: Annotated[
+        int | None, typer.Option("--quota", metavar="SIZE", parser=parse_size, help="Bytes each user may store.")
+    ] = None,
+    reserve: Annotated[
+        int | None,
+        typer.Option("--reserve", metavar="SIZE", parser=parse_size, help="Space kept free. [1Gi, or 5% if less]"),
+    ] = None,
+    file_mode: Annotated[
+        int, typer.Option("--file-mode", metavar="MODE", parser=parse_mode, help="Mode of stored files.")
+    ] = "0600",  # type: ignore[assignment]
+    dir_mode: Annotated[
+        int, typer.Option("--dir-mode", metavar="MODE", parser=parse_mode, help="Mode of directories made.")
+    ] = "0700",  # type: ignore[assignment]
+    group: Annotated[str | None, typer.Option("--group", help="Group of what is stored.")] = None,
+    grace: Annotated[
+        float, typer.Option("--grace", min=0, max=3600, metavar="SECONDS", help="For running files, at the end.")
+    ] = 10.0,
+    log_format: Annotated[
+        LogFormat | None, typer.Option("--log-format", help="Default: text on a terminal, else json.")
+    ] = None,
+) -> None:
+    """Take files from users, over TLS, until SIGTERM or Ctrl-C."""
+    from securexfer import certificates
+    from securexfer.accounts.database import Accounts
+    from securexfer.accounts.logins import Logins
+    from securexfer.events import ServerStarted, ServerStopped
+    from securexfer.identity import Identity
+    from securexfer.server import Limits, Server, listen
+    from securexfer.storage.local import Inbox, Rules
+
+    place = Home.find(context, home)
+    rules = Rules(on_conflict, names, file_mode, dir_mode, _group_id(group), quota, reserve)
+    limits = Limits(largest_file=largest_file, grace_seconds=grace)
+    _allow_descriptors()
+    accounts = Accounts.open(users or place.users)
+    listeners = listen(host, port)
+    store = Inbox(inbox or place.inbox, rules)
+    log = Log(sys.stderr, log_format or (LogFormat.TEXT if sys.stderr.isatty() else LogFormat.JSON))
+    try:
+        identity = Identity(certs or place.certs, log.write)
+        logins = Logins(accounts, observe=log.write)
+        server = Server(listeners, identity.context, logins, store, limits, log.write, identity.refresh)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.stop())
+        signal.signal(signal.SIGHUP, lambda *_: identity.hurry())
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        addresses = _addresses(listeners, certificates.default_names())
+        _announce(identity.certificate, addresses, store.path)
+        log.write(ServerStarted(tuple(addresses), str(store.path)))
+        finished = server.run()
+        log.write(ServerStopped("done" if finished else "sessions were cut off"))
+    finally:
+        store.close()
+        accounts.close()
+        log.close()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("serve")(serve)
+
+
+def _group_id(group: str | None) -> int | None:
+    import grp
+
+    if group is None:
+        return None
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise UsageError(f"there is no group {group!r} on this machine", hint="See `getent group`.") from None
+
+
+def _allow_descriptors() -> None:
+    """Raise the soft limit on descriptors towards what a full server uses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _addresses(listeners: list[socket.socket], own: list[str]) -> list[str]:
+    """Return every HOST:PORT that reaches us; `own` are this machine's names and addresses."""
+    found: list[str] = []
+    for listener in listeners:
+        address, port = listener.getsockname()[:2]
+        wild = address in {"::", "0.0.0.0"}  # noqa: S104 - compared, not bound
+        hosts: list[Any] = [name for name in own if listener.family == socket.AF_INET6 or ":" not in name]
+        found += [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in (hosts if wild else [address])]
+    return found
+
+
+def _announce(certificate: ServerCertificate, addresses: list[str], inbox: Path) -> None:
+    """Say where the server is and what to type on another machine."""
+    note(f"Listening on {', '.join(addresses)}")
+    note(f"Files go to {inbox}/USER/ ; the certificate ends on {certificate.not_after:%Y-%m-%d}")
+    # The first name is the host's own: what people call the machine by.
+    there = addresses[0].removesuffix(":9090")
+    note("On another machine, once, then for every send:")
+    note(f"  securexfer trust {there} --ca-fingerprint {certificate.ca_fingerprint}")
+    note(f"  securexfer send FILE USER@{there}")
+    sys.stderr.flush()

@@ -1,0 +1,320 @@
+"""The client: connect, make sure who the server is, log in, send, and try again where that can help.
+
+Nothing is sent before the server has proved, under the CA given and for the name asked for, who it is. Only
+"busy" and "too many failures" are tried again, always towards the same name and the same CA.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import socket
+import ssl
+import time
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from securexfer.errors import (
+    BusyError,
+    LoginRefusedError,
+    NotSecurexferError,
+    PeerTimeoutError,
+    ProtocolError,
+    SecurexferError,
+    ThrottledError,
+    TruncatedError,
+    UnreachableError,
+    UntrustedServerError,
+    UsageError,
+    WrongNameError,
+)
+from securexfer.events import Connected, Observer, Retrying
+from securexfer.certificates.hosts import parse_name
+from securexfer.names import Name, show
+from securexfer.net.connection import Connection, shake_hands
+from securexfer.net.tls import client_context
+from securexfer.wire import framing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from securexfer.transfer.sender import Item
+
+DEFAULT_PORT = 9090
+PROTOCOLS = (framing.ALPN,)
+CONNECT_SECONDS = 10.0
+HANDSHAKE_SECONDS = 15.0  # the server's ten, and a little, so that its answer is the one that is heard
+LOGIN_SECONDS = 180.0  # 128 logins may stand in front of us in the server's queue, at a quarter of a second each
+RETRY_SECONDS = 60.0  # how long a busy server is asked again
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0  # seconds between tries, doubling, each with jitter
+_USER_TIMEOUT_MS = 30_000  # unacknowledged data for so long: the peer, or the path to it, is gone
+
+# X509_V_ERR_* of OpenSSL's x509_vfy.h
+_HOSTNAME_MISMATCH, _ADDRESS_MISMATCH, _NOT_YET_VALID, _EXPIRED = 62, 64, 9, 10
+_UNKNOWN_ISSUER = {2, 18, 19, 20, 21, 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to send: ``[USER@]HOST[:PORT][/DIRECTORY]``."""
+
+    user: str | None
+    host: str
+    port: int
+    directory: str
+
+    @property
+    def address(self) -> str:
+        """Host and port as people write them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_target(text: str) -> Target:
+    """Return the target that a person typed; raise UsageError that says how to write it."""
+    before, slash, directory = text.partition("/")
+    user, at, host_port = before.rpartition("@")
+    if at and not user:
+        raise UsageError(f"{show(text)!r} has no user before the @", hint=_TARGET_HINT)
+    bracketed = re.fullmatch(r"\[([^\]]+)\](?::(.*))?", host_port)
+    if bracketed:
+        host, port = bracketed[1], bracketed[2]
+    else:
+        host, colon, rest = host_port.partition(":")
+        port = rest if colon else None
+        if ":" in rest:
+            raise UsageError(
+                f"{show(host_port)!r} is not a host", hint=f"An IPv6 address goes in brackets: [{host_port}]"
+            )
+    if port is not None and not port.isdecimal():
+        shown = f"{user}@{host}" if user else host
+        path = f"{port}{slash}{directory}".strip("/")
+        raise UsageError(
+            f"{show(text)!r} has {show(port)!r} where a port belongs",
+            hint=f"For a directory write {show(shown)}/{show(path)}" if path else f"Write {show(shown)}",
+        )
+    number = int(port) if port else DEFAULT_PORT
+    if not 1 <= number <= 65535:
+        raise UsageError(f"{number} is not a port", hint="A port is a number from 1 to 65535.")
+    directory = directory.rstrip("/")
+    return Target(user or None, parse_name(host), number, str(Name.parse(directory)) if directory else "")
+
+
+_TARGET_HINT = "Write [USER@]HOST[:PORT][/DIRECTORY], as in ana@lab1 or ana@lab1:9091/results"
+
+
+def login_name() -> str:
+    """Return who is logged in on this machine; raise UsageError where the system does not say."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        raise UsageError(
+            "this machine does not say who you are", hint="Name the user: securexfer send FILE USER@HOST"
+        ) from None
+
+
+def send(target: Target, authorities: str, login: tuple[str, str], items: Sequence[Item], observe: Observer) -> None:
+    """Send `items` to the server that `authorities` (PEM text) certify; what became of each stands in it afterwards.
+
+    A server that ends a session in order, after answering for some of the files (as after one that is too large),
+    gets the rest in another session. Raises what kept files from being sent that have no error of their own.
+    """
+    context = client_context(authorities, PROTOCOLS)
+    give_up = time.monotonic() + RETRY_SECONDS
+    while True:
+        left = [item for item in items if item.open]
+        if not left:
+            return
+        connection = _log_in(target, context, login, observe, give_up)
+        try:
+            _run(connection, left, observe)
+        except TruncatedError:
+            if all(item.open for item in left):
+                raise
+        finally:
+            connection.close()
+
+
+def _run(connection: Connection, items: Sequence[Item], observe: Observer) -> None:
+    # Imported here: it is not needed before the login, and the server's verification takes longer than the import.
+    from securexfer.transfer.sender import Sender
+
+    sender = Sender(connection, items, observe)
+    try:
+        sender.run()
+    except KeyboardInterrupt:
+        sender.listen()  # what the server has acknowledged by now counts
+        raise
+
+
+def _log_in(
+    target: Target, context: ssl.SSLContext, login: tuple[str, str], observe: Observer, give_up: float
+) -> Connection:
+    """Return a connection after an accepted login, trying again while the server is busy."""
+    wait = _FIRST_WAIT
+    while True:
+        try:
+            connection = connect(target, context)
+            try:
+                _authenticate(connection, target, login)
+            except BaseException:
+                connection.close()
+                raise
+            observe(Connected(login[0], target.address))
+            return connection
+        except (BusyError, ThrottledError) as error:
+            import secrets
+
+            pause = wait * (0.5 + secrets.SystemRandom().random())
+            if time.monotonic() + pause > give_up:
+                raise
+            observe(Retrying(error.message, pause))
+            time.sleep(pause)
+            wait = min(wait * 2, _LONGEST_WAIT)
+
+
+def _authenticate(connection: Connection, target: Target, login: tuple[str, str]) -> None:
+    user, password = login
+    connection.send(
+        framing.Login(user, unicodedata.normalize("NFC", password)).encode(), time.monotonic() + CONNECT_SECONDS
+    )
+    try:
+        answer = connection.receive(1, time.monotonic() + LOGIN_SECONDS)
+    except TruncatedError as error:
+        raise BusyError(f"{target.address} ended the connection without answering the login: it is busy") from error
+    if answer == framing.REFUSED:
+        raise LoginRefusedError(f"{target.address} refused the login of {show(user)!r}")
+    if answer != framing.ACCEPTED:
+        raise ProtocolError(f"{target.address} answered the login with {answer[0]:#04x}, which means nothing")
+
+
+def connect(target: Target, context: ssl.SSLContext) -> Connection:
+    """Return a connection to a server that has proved who it is.
+
+    Raises UnreachableError (refused, no such host, no answer), BusyError (reset), UntrustedServerError,
+    WrongNameError or NotSecurexferError; nothing of ours was sent then.
+    """
+    address = target.address
+    try:
+        sock = socket.create_connection((target.host, target.port), timeout=CONNECT_SECONDS)
+    except OSError as error:
+        raise _unreachable(target, error) from error
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+    wrapped = context.wrap_socket(
+        sock, server_hostname=target.host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+    )
+    try:
+        shake_hands(wrapped, time.monotonic() + HANDSHAKE_SECONDS)
+        if wrapped.selected_alpn_protocol() not in PROTOCOLS:
+            raise NotSecurexferError(
+                f"{address} answered, but it speaks {wrapped.selected_alpn_protocol() or 'no protocol'} of ours;"
+                f" this client speaks {', '.join(PROTOCOLS)}"
+            )
+    except SecurexferError as error:
+        wrapped.close()
+        if isinstance(error, PeerTimeoutError):
+            raise NotSecurexferError(f"{address} accepts connections but did not answer as securexfer does") from error
+        raise
+    except OSError as error:
+        wrapped.close()
+        raise _handshake_problem(target, error) from error
+    return Connection(wrapped)
+
+
+def _unreachable(target: Target, error: OSError) -> SecurexferError:
+    address = target.address
+    if isinstance(error, socket.gaierror):
+        return UnreachableError(
+            f"there is no host called {target.host}", hint="Check the spelling, or give the machine's address."
+        )
+    if isinstance(error, TimeoutError):
+        return UnreachableError(
+            f"{address} did not answer within {CONNECT_SECONDS:.0f} seconds",
+            hint="Is the machine on? Does its firewall let the port through? `securexfer serve` prints its addresses.",
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return UnreachableError(
+            f"{address} refused the connection: nothing listens on that port",
+            hint="Start `securexfer serve` there, or give the port that it printed: HOST:PORT",
+        )
+    if isinstance(error, ConnectionResetError):
+        return BusyError(f"{address} reset the connection")
+    return UnreachableError(f"{address} cannot be reached: {error.strerror or error}")
+
+
+def _handshake_problem(target: Target, error: OSError) -> SecurexferError:
+    address = target.address
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _untrusted(target, error)
+    if isinstance(error, ssl.SSLEOFError | ConnectionError):
+        return BusyError(
+            f"{address} reset the connection during the handshake",
+            hint="It may be busy, or not be securexfer: check the port that `securexfer serve` printed.",
+        )
+    if isinstance(error, ssl.SSLError):
+        return NotSecurexferError(
+            f"something answered at {address}, but not securexfer ({error.reason or 'no TLS 1.3'})"
+        )
+    return UnreachableError(f"{address} cannot be reached: {error.strerror or error}")
+
+
+def _untrusted(target: Target, error: ssl.SSLCertVerificationError) -> UntrustedServerError:
+    address, code = target.address, error.verify_code
+    if code in {_HOSTNAME_MISMATCH, _ADDRESS_MISMATCH}:
+        names = ", ".join(show(name) for name in _names_shown_by(target)) or "no name at all"
+        return WrongNameError(
+            f"the certificate of {address} is for {names}; not for {target.host}",
+            hint=f"Use one of those names, or on the server: securexfer cert renew --name {target.host}\n"
+            "The CA stays the same, so nobody has to trust again.",
+        )
+    if code in _UNKNOWN_ISSUER:
+        return UntrustedServerError(f"the certificate of {address} is not signed by the given CA")
+    if code == _EXPIRED:
+        return UntrustedServerError(
+            f"the certificate of {address} has expired",
+            hint="On the server: securexfer cert renew. If it has not, check this machine's clock.",
+        )
+    if code == _NOT_YET_VALID:
+        return UntrustedServerError(
+            f"the certificate of {address} is not valid yet", hint="Check the clocks of this machine and of the server."
+        )
+    return UntrustedServerError(f"the certificate of {address} is not acceptable: {error.verify_message}")
+
+
+def _names_shown_by(target: Target) -> list[str]:
+    """Return the names in the certificate that the server shows, for the message alone: nothing is trusted for it."""
+    from securexfer.certificates import names_of
+
+    try:
+        return names_of(_shown_certificate(target))
+    except (OSError, ValueError):
+        return []
+
+
+def fetch_authority(target: Target, fingerprint: str) -> str:
+    """Return the CA (PEM) that the server's certificate carries with it, if it has this fingerprint.
+
+    The fingerprint is the proof, not the connection. Whether the server holds a key that this CA certified is
+    proved by `connect` with it, which comes next. Raises UntrustedServerError, NotSecurexferError, UnreachableError.
+    """
+    from securexfer.certificates import embedded_ca
+    from securexfer.profiles import pinned
+
+    try:
+        leaf = _shown_certificate(target)
+    except ssl.SSLError as error:
+        raise _handshake_problem(target, error) from error
+    except OSError as error:
+        raise _unreachable(target, error) from error
+    authority = embedded_ca(leaf)
+    if authority is None:
+        raise NotSecurexferError(f"something answered at {target.address}, but its certificate is not securexfer's")
+    return pinned(ssl.DER_cert_to_PEM_cert(authority), fingerprint)
+
+
+def _shown_certificate(target: Target) -> bytes:
+    """Return the certificate (DER) that whoever answers shows, unverified."""
+    pem = ssl.get_server_certificate((target.host, target.port), timeout=CONNECT_SECONDS)
+    return ssl.PEM_cert_to_DER_cert(pem)

@@ -1,0 +1,88 @@
+"""The server's certificate while it runs: picked up again when it is renewed, and complained about before it ends."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from securexfer import certificates
+from securexfer.errors import SecurexferError
+from securexfer.events import KeyNotice
+from securexfer.net.tls import server_context
+from securexfer.wire import framing
+
+if TYPE_CHECKING:
+    import ssl
+    from pathlib import Path
+
+    from securexfer.events import Observer
+
+CHECK_SECONDS = 10.0  # between looks at the files; SIGHUP does not wait for the next
+WARNING_DAYS = (30, 14, 7, 1)  # before the end; the shipped way to renew does so well before the first
+
+
+class Identity:
+    """What a server shows to prove who it is."""
+
+    def __init__(self, directory: Path, observe: Observer) -> None:
+        """Load the certificate and its key; raises ConfigurationError, which names the file and the mend."""
+        self._directory = directory
+        self._observe = observe
+        self.certificate = certificates.load(directory)
+        self._seen = self._stamp()
+        self._context = self._build()
+        self._next = 0.0
+        self._warned: int | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context for a new connection; older connections keep theirs."""
+        return self._context
+
+    def hurry(self) -> None:
+        """Make the next `refresh` look, whenever that is. Safe in a signal handler."""
+        self._seen = None
+        self._next = 0.0
+
+    def refresh(self) -> None:
+        """Now and then: take a renewed certificate; keep the old one if the new one is no good; warn near the end."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + CHECK_SECONDS
+        stamp = self._stamp()
+        if stamp != self._seen:
+            self._seen = stamp
+            self._reload()
+        self._warn()
+
+    def _reload(self) -> None:
+        try:
+            before, self.certificate = self.certificate, certificates.load(self._directory)
+            self._context = self._build()
+        except (SecurexferError, OSError) as error:
+            self._observe(KeyNotice(f"the certificate was not reloaded, the old one stays in use: {error}"))
+            return
+        if before.not_after != self.certificate.not_after:
+            self._warned = None
+            self._observe(KeyNotice(f"the certificate was reloaded; it ends on {self.certificate.not_after:%Y-%m-%d}"))
+
+    def _build(self) -> ssl.SSLContext:
+        return server_context(self.certificate.certificate, self.certificate.key, [framing.ALPN])
+
+    def _stamp(self) -> tuple[tuple[int, int], ...] | None:
+        try:
+            found = [path.stat() for path in (self.certificate.certificate, self.certificate.key)]
+        except OSError:
+            return ()
+        return tuple((status.st_ino, status.st_mtime_ns) for status in found)
+
+    def _warn(self) -> None:
+        """Warn once a threshold, and every day after the end."""
+        left = (self.certificate.not_after - datetime.now(UTC)).days
+        passed = [days for days in WARNING_DAYS if left < days]
+        threshold = min(left, 0) if left < 0 else min(passed, default=None)
+        if threshold is None or threshold == self._warned:
+            return
+        self._warned = threshold
+        when = "has ended" if left < 0 else f"ends in {left} days" if left else "ends today"
+        self._observe(KeyNotice(f"the certificate {when}: securexfer cert renew (nobody has to trust again)"))
