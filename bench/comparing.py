@@ -1,0 +1,128 @@
+"""Runs in pairs: securexfer, then a peer, over and over; and what the pairs say.
+
+The ratio of a pair is the peer's wall time divided by that of the run of securexfer just before it: above 1, securexfer
+was faster. A machine that slows down for a while slows both runs of a pair, so the ratio is steadier than the seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from options import machine, note
+from peers import missing, start_peers
+from sources import make_source, workplace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from measuring import Cost
+    from peers import Peer
+
+OURS = "securexfer"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run: whose, in which pair (the other's name, and which turn), and what it cost."""
+
+    peer: str
+    against: str
+    turn: int
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A peer's medians, its highest peaks, and the ratios of its pairs (None where there were none)."""
+
+    peer: str
+    runs: int
+    seconds: float
+    client_cpu: float
+    server_cpu: float
+    client_peak: int
+    server_peak: int
+    ratio: float | None
+    ratio_least: float | None
+    ratio_most: float | None
+
+    def ratio_text(self) -> str:
+        """Return the median ratio with its range, for a table."""
+        return f"{self.ratio:.2f} ({self.ratio_least:.2f} to {self.ratio_most:.2f})" if self.ratio else "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All runs with one source of `size` bytes, and the programs that were missing for peers left out."""
+
+    size: int
+    runs: list[Run]
+    summaries: list[Summary]
+    missing: dict[str, list[str]]
+
+    def document(self) -> dict[str, object]:
+        """Return everything as values that JSON can hold, with the machine it was measured on."""
+        return {
+            "machine": machine(),
+            "size": self.size,
+            "missing": self.missing,
+            "summaries": [asdict(summary) for summary in self.summaries],
+            "runs": [
+                {"peer": run.peer, "against": run.against, "turn": run.turn, **asdict(run.cost)} for run in self.runs
+            ],
+        }
+
+
+def compare(names: Sequence[str], directory: Path, size: int, turns: int, *, watch_memory: bool = True) -> Comparison:
+    """Move a random file of `size` bytes with each peer that is installed, in pairs, `turns` times."""
+    absent = {name: programs for name in names if (programs := missing(name))}
+    for name, programs in absent.items():
+        note(f"{name} is left out: {', '.join(programs)} not installed")
+    with workplace(directory, size) as place, contextlib.ExitStack() as stack:
+        source = place / "source.bin"
+        digest = make_source(source, size)
+        peers = start_peers(stack, names, place, source)
+        runs = alternate(peers, digest, turns, watch_memory=watch_memory)
+    return Comparison(size, runs, [summarise(runs, name) for name in peers], absent)
+
+
+def alternate(peers: Mapping[str, Peer], digest: str, turns: int, *, watch_memory: bool) -> list[Run]:
+    """Run securexfer and each peer in turn, `turns` times; without securexfer each peer, without peers ours."""
+    for peer in peers.values():  # not counted: the first to touch memory or a program pays for the system fetching it
+        peer.transfer(digest, watch_memory=False)
+    runs: list[Run] = []
+    for turn in range(turns):
+        for other in [name for name in peers if name != OURS] or [OURS]:
+            for name in dict.fromkeys((OURS, other)):
+                if name in peers:
+                    cost = peers[name].transfer(digest, watch_memory=watch_memory)
+                    runs.append(Run(name, other, turn, cost))
+                    note(f"  {turn + 1}/{turns}  {name:16} {cost.seconds:8.3f} s")
+    return runs
+
+
+def summarise(runs: Sequence[Run], peer: str) -> Summary:
+    """Return what the runs of one peer say."""
+    seconds = {(run.peer, run.against, run.turn): run.cost.seconds for run in runs}
+    costs = [run.cost for run in runs if run.peer == peer]
+    ratios = [
+        value / seconds[OURS, against, turn]
+        for (name, against, turn), value in seconds.items()
+        if name == peer != OURS and (OURS, against, turn) in seconds
+    ]
+    return Summary(
+        peer,
+        len(costs),
+        median(cost.seconds for cost in costs),
+        median(cost.client_cpu for cost in costs),
+        median(cost.server_cpu for cost in costs),
+        max(cost.client_peak for cost in costs),
+        max(cost.server_peak for cost in costs),
+        median(ratios) if ratios else None,
+        min(ratios, default=None),
+        max(ratios, default=None),
+    )
