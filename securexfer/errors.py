@@ -78,6 +78,7 @@ class LoginRefusedError(SecurexferError):
 
     exit_code = 4
     reason = "AUTH"
+    detail: str = ""  # why, on the server and for its log only: every client gets the same answer
 
 
 # -- 5: refused by the server ------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""What a user is, and what one may be called."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from securexfer.errors import UsageError
+from securexfer.names import show
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+NAME_RULE = "A user name is 1 to 32 of a-z, 0-9, dot, dash and underscore, beginning with a letter or a digit."
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user as the database holds them: `changed` is when somebody last set the password, disabled or enabled."""
+
+    name: str
+    hash: str | None = field(repr=False)  # None: may not log in with a password
+    disabled: bool
+    created: datetime
+    changed: datetime
+
+
+def is_user_name(text: str) -> bool:
+    """Whether a user may have this name: lower case only, so that no two differ by case alone."""
+    return _NAME.fullmatch(text) is not None
+
+
+def check_user_name(name: str) -> None:
+    """Raise UsageError unless a user may have this name."""
+    if not is_user_name(name):
+        raise UsageError(f"{show(name)!r} is not an allowed user name", hint=NAME_RULE)
