@@ -35,8 +35,12 @@ def make_private_directory(path: Path) -> None:
     if path.is_dir():
         return
     make_private_directory(path.parent)
-    with contextlib.suppress(FileExistsError):
+    try:
         path.mkdir(mode=0o700)
+    except FileExistsError:
+        if not path.is_dir():  # somebody else may have made it in the meantime, and as a directory
+            raise
+    else:
         path.chmod(0o700)
         sync_directory(path.parent)
 
