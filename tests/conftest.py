@@ -1,0 +1,51 @@
+"""What every test may use: a lab (see lab.py), and skips with a reason for what this machine cannot do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that tests can import lab.py, whichever way they are collected
+
+from lab import PASSWORD, USERS, Lab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def lab_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the certificates and the users once; every lab starts from a copy."""
+    from securexfer import certificates
+    from securexfer.accounts.database import Accounts
+    from securexfer.accounts.passwords import PasswordHash
+
+    home = tmp_path_factory.mktemp("lab-source")
+    certificates.initialise(home / "certs", [], force=False)
+    accounts = Accounts.create(home / "users.db")
+    hashed = str(PasswordHash.make(PASSWORD))
+    for user in USERS:
+        accounts.add(user, hashed)
+    accounts.close()
+    return home
+
+
+@pytest.fixture
+def lab(tmp_path: Path, lab_source: Path) -> Iterator[Lab]:
+    """Return a fresh lab."""
+    made = Lab(tmp_path, lab_source)
+    yield made
+    made.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs root where there is none."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root: namespaces, mounts, other users"))
