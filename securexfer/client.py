@@ -29,8 +29,8 @@ from securexfer.errors import (
     UsageError,
     WrongNameError,
 )
-from securexfer.events import Connected, Observer, Retrying
-from securexfer.certificates.hosts import parse_name
+from securexfer.events.sending import Connected, Retrying
+from securexfer.hosts import parse_name
 from securexfer.names import Name, show
 from securexfer.net.connection import Connection, shake_hands
 from securexfer.net.tls import client_context
@@ -39,6 +39,7 @@ from securexfer.wire import framing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from securexfer.events import Observer
     from securexfer.transfer.sender import Item
 
 DEFAULT_PORT = 9090

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shlex
 import shutil
 import stat
@@ -62,7 +61,7 @@ def create_private(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Put `data` under `path` in one step: readers see the old content or the new, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     create_private(temporary, data, mode)
     try:
         temporary.replace(path)

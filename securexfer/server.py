@@ -30,7 +30,7 @@ from securexfer.errors import (
     ProtocolError,
     SecurexferError,
 )
-from securexfer.events import (
+from securexfer.events.serving import (
     ConnectionClosed,
     ConnectionOpened,
     LimitHit,

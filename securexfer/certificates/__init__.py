@@ -9,14 +9,14 @@ A server's directory holds four files: `ca.pem` and `ca.key` (the CA, 10 years),
 * The server's certificate carries its CA, so that whoever knows the CA's fingerprint can fetch the CA from the server
   (see `embedded_ca`).
 
-`hosts` says what a machine is called, `making` makes keys and certificates and says what is in them, `reading` reads
+`making` makes keys and certificates and says what is in them, `reading` reads
 the directory and judges it, `changing` changes it.
 """
 
 from securexfer.certificates.changing import Issued, initialise, initialising, renew
-from securexfer.certificates.hosts import default_names, parse_name
 from securexfer.certificates.making import embedded_ca, fingerprint, names_of
 from securexfer.certificates.reading import ServerCertificate, ca_pem, describe, load
+from securexfer.hosts import default_names, parse_name
 
 __all__ = [
     "Issued",

@@ -10,7 +10,6 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from securexfer import files
-from securexfer.certificates.hosts import default_names, is_address, parse_name
 from securexfer.certificates.making import Pair, der, fingerprint, make_ca, make_leaf, names_in
 from securexfer.certificates.reading import (
     CA_KEY,
@@ -27,6 +26,7 @@ from securexfer.certificates.reading import (
     told,
 )
 from securexfer.errors import ConfigurationError
+from securexfer.hosts import default_names, is_address, parse_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

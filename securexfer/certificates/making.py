@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from securexfer.certificates.hosts import is_address
 from securexfer.errors import UntrustedServerError
+from securexfer.hosts import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

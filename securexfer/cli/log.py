@@ -7,7 +7,6 @@ dropped is counted and said as soon as there is room.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import json
 import queue
@@ -71,7 +70,7 @@ class Log:
 
 
 def _fields(event: Event) -> dict[str, Any]:
-    return {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+    return vars(event)
 
 
 def _as_json(now: datetime, event: Event) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from securexfer.cli.terminal import note
 from securexfer.errors import InterruptedTransferError, PartlyStoredError, SecurexferError
-from securexfer.events import Connected, Event, FileEnded, Retrying, SendingStarted, Sent
+from securexfer.events import Event
+from securexfer.events.sending import Connected, FileEnded, Retrying, SendingStarted, Sent
 from securexfer.names import show
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from securexfer.errors import (
     SourceError,
     TruncatedError,
 )
-from securexfer.events import FileEnded, SendingStarted, Sent
+from securexfer.events.sending import FileEnded, SendingStarted, Sent
 from securexfer.names import show
 from securexfer.net.payload import BUFFER_SIZE, MINIMUM_RATE, Buffer
 from securexfer.wire import framing

@@ -1,31 +1,14 @@
-"""Frozen records of what happened, for whoever watches: the log, the progress display, `--json`.
-
-No event ever holds a secret, and text from a peer stands in it as it came: who shows it escapes it. The
-`kind` is the word that the log uses for it.
-"""
+"""What happens on a server: the events of its log."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something happened."""
-
-    kind: ClassVar[str] = ""
-    level: ClassVar[str] = "info"
+from securexfer.events import Event
 
 
-Observer = Callable[[Event], None]
-
-
-# -- the server ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ServerStarted(Event):
     """The server listens."""
 
@@ -34,7 +17,7 @@ class ServerStarted(Event):
     inbox: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ServerStopped(Event):
     """The server has ended; `reason` says whether every session could finish."""
 
@@ -42,7 +25,7 @@ class ServerStopped(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ConnectionOpened(Event):
     """Somebody connected."""
 
@@ -51,7 +34,7 @@ class ConnectionOpened(Event):
     address: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ConnectionClosed(Event):
     """A connection ended: exactly one for each that was opened."""
 
@@ -63,7 +46,7 @@ class ConnectionClosed(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TlsFailed(Event):
     """A handshake did not come to an end: reason is version, alpn, timeout, evicted or what TLS said."""
 
@@ -74,7 +57,7 @@ class TlsFailed(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoginAccepted(Event):
     """A user proved who they are; `waited` counts the seconds in the queue and the verification."""
 
@@ -85,7 +68,7 @@ class LoginAccepted(Event):
     waited: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoginFailed(Event):
     """A login was refused; only here it says why (unknown, wrong, disabled, ...)."""
 
@@ -98,7 +81,7 @@ class LoginFailed(Event):
     waited: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FileStored(Event):
     """A file is durable under its name. Sizes are in bytes, `seconds` from its header to its commit."""
 
@@ -114,7 +97,7 @@ class FileStored(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FileRejected(Event):
     """A file arrived, or was announced, and is not stored."""
 
@@ -132,7 +115,7 @@ class FileRejected(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FileAborted(Event):
     """The connection ended in the middle of a file; nothing of it is left."""
 
@@ -149,7 +132,7 @@ class FileAborted(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LimitHit(Event):
     """A limit refused somebody something."""
 
@@ -160,7 +143,7 @@ class LimitHit(Event):
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StoreError(Event):
     """Something on the server's side needs its administrator."""
 
@@ -169,63 +152,10 @@ class StoreError(Event):
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KeyNotice(Event):
     """The server's certificate was renewed, could not be loaded, or is about to end."""
 
     kind: ClassVar[str] = "key.warn"
     level: ClassVar[str] = "warning"
     detail: str
-
-
-# -- the client ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Retrying(Event):
-    """The server is busy; the next try comes in `seconds`."""
-
-    kind: ClassVar[str] = "retry"
-    detail: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Connected(Event):
-    """The server proved who it is and accepted the login."""
-
-    kind: ClassVar[str] = "connected"
-    user: str
-    server: str
-
-
-@dataclass(frozen=True, slots=True)
-class SendingStarted(Event):
-    """The file with this index is being sent now."""
-
-    kind: ClassVar[str] = "start"
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sent(Event):
-    """So many more bytes of the file with this index are on their way."""
-
-    kind: ClassVar[str] = "progress"
-    index: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class FileEnded(Event):
-    """What became of the file with this index: the server's word, or why it was not asked."""
-
-    kind: ClassVar[str] = "file"
-    index: int
-    name: str
-    status: str
-    size: int
-    sha256: str | None
-    stored_as: str | None
-    reason: str | None
-    detail: str | None
