@@ -29,7 +29,6 @@ from securexfer.errors import (
     UsageError,
     WrongNameError,
 )
-from securexfer.events.sending import Connected, Retrying
 from securexfer.hosts import parse_name
 from securexfer.names import Name, show
 from securexfer.net.connection import Connection, shake_hands
@@ -39,8 +38,7 @@ from securexfer.wire import framing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from securexfer.events import Observer
-    from securexfer.transfer.sender import Item
+    from securexfer.transfer.sender import Item, Watcher
 
 DEFAULT_PORT = 9090
 PROTOCOLS = (framing.ALPN,)
@@ -114,7 +112,7 @@ def login_name() -> str:
         ) from None
 
 
-def send(target: Target, authorities: str, login: tuple[str, str], items: Sequence[Item], observe: Observer) -> None:
+def send(target: Target, authorities: str, login: tuple[str, str], items: Sequence[Item], watcher: Watcher) -> None:
     """Send `items` to the server that `authorities` (PEM text) certify; what became of each stands in it afterwards.
 
     A server that ends a session in order, after answering for some of the files (as after one that is too large),
@@ -126,9 +124,9 @@ def send(target: Target, authorities: str, login: tuple[str, str], items: Sequen
         left = [item for item in items if item.open]
         if not left:
             return
-        connection = _log_in(target, context, login, observe, give_up)
+        connection = _log_in(target, context, login, watcher, give_up)
         try:
-            _run(connection, left, observe)
+            _run(connection, left, watcher)
         except TruncatedError:
             if all(item.open for item in left):
                 raise
@@ -136,11 +134,11 @@ def send(target: Target, authorities: str, login: tuple[str, str], items: Sequen
             connection.close()
 
 
-def _run(connection: Connection, items: Sequence[Item], observe: Observer) -> None:
+def _run(connection: Connection, items: Sequence[Item], watcher: Watcher) -> None:
     # Imported here: it is not needed before the login, and the server's verification takes longer than the import.
     from securexfer.transfer.sender import Sender
 
-    sender = Sender(connection, items, observe)
+    sender = Sender(connection, items, watcher)
     try:
         sender.run()
     except KeyboardInterrupt:
@@ -149,7 +147,7 @@ def _run(connection: Connection, items: Sequence[Item], observe: Observer) -> No
 
 
 def _log_in(
-    target: Target, context: ssl.SSLContext, login: tuple[str, str], observe: Observer, give_up: float
+    target: Target, context: ssl.SSLContext, login: tuple[str, str], watcher: Watcher, give_up: float
 ) -> Connection:
     """Return a connection after an accepted login, trying again while the server is busy."""
     wait = _FIRST_WAIT
@@ -161,7 +159,7 @@ def _log_in(
             except BaseException:
                 connection.close()
                 raise
-            observe(Connected(login[0], target.address))
+            watcher.connected(login[0], target.address)
             return connection
         except (BusyError, ThrottledError) as error:
             import secrets
@@ -169,7 +167,7 @@ def _log_in(
             pause = wait * (0.5 + secrets.SystemRandom().random())
             if time.monotonic() + pause > give_up:
                 raise
-            observe(Retrying(error.message, pause))
+            watcher.retrying(error.message, pause)
             time.sleep(pause)
             wait = min(wait * 2, _LONGEST_WAIT)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from securexfer import certificates
 from securexfer.errors import SecurexferError
-from securexfer.events.serving import KeyNotice
+from securexfer.events import KeyNotice
 from securexfer.net.tls import server_context
 from securexfer.wire import framing
 

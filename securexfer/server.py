@@ -30,7 +30,7 @@ from securexfer.errors import (
     ProtocolError,
     SecurexferError,
 )
-from securexfer.events.serving import (
+from securexfer.events import (
     ConnectionClosed,
     ConnectionOpened,
     LimitHit,

@@ -25,7 +25,7 @@ from securexfer.errors import (
     ShuttingDownError,
     TruncatedError,
 )
-from securexfer.events.serving import StoreError
+from securexfer.events import StoreError
 from securexfer.names import show
 
 if TYPE_CHECKING:

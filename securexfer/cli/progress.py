@@ -42,15 +42,14 @@ class Display:
         self._next = 0.0
         self._progress.start()
 
-    def update(self, index: int) -> None:
-        """Show that the file with this index has come further."""
+    def update(self, item: Item) -> None:
+        """Show that a file has come further."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + _UPDATE_SECONDS
-        item = self._items[index]
-        if index != self._current:
-            self._current = index
+        if item.index != self._current:
+            self._current = item.index
             self._progress.reset(self._file, total=item.size, description=show(item.name))
         self._progress.update(self._file, completed=item.sent)
         sent = sum(item.sent for item in self._items)

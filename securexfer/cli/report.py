@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
 from securexfer.cli.terminal import note
 from securexfer.errors import InterruptedTransferError, PartlyStoredError, SecurexferError
-from securexfer.events import Event
-from securexfer.events.sending import Connected, FileEnded, Retrying, SendingStarted, Sent
 from securexfer.names import show
 
 if TYPE_CHECKING:
@@ -47,18 +44,30 @@ class Report:
             self._display.stop()
             self._display = None
 
-    def observe(self, event: Event) -> None:
-        """Take note of what happens; called for every piece of payload, so it must be quick."""
-        if isinstance(event, Sent | SendingStarted):
-            if self._wanted:
-                self._progress(event)
-        elif isinstance(event, FileEnded):
-            self._file(event)
-        elif isinstance(event, Connected):
-            self._started = time.monotonic()
-            self._note(f"Sending to {event.server} as {event.user}")
-        elif isinstance(event, Retrying):
-            self._note(f"{event.detail}; trying again in {event.seconds:.1f} s")
+    def connected(self, user: str, server: str) -> None:
+        """Say who sends where; the time counts from here, not from the typing of a password."""
+        self._started = time.monotonic()
+        self._note(f"Sending to {server} as {user}")
+
+    def retrying(self, why: str, seconds: float) -> None:
+        """Say that the server is busy."""
+        self._note(f"{why}; trying again in {seconds:.1f} s")
+
+    def sent(self, item: Item) -> None:
+        """Show progress, on a terminal and once the send has lasted long enough to be watched."""
+        if self._display:
+            self._display.update(item)
+        elif self._wanted and time.monotonic() - self._started >= _DISPLAY_AFTER_SECONDS:
+            from securexfer.cli.progress import Display
+
+            self._display = Display(self._items)
+
+    def ended(self, item: Item) -> None:
+        """Report one file: always as JSON, by a line for people if it failed and is not the only one."""
+        if self._json:
+            _print_json(_fields(item))
+        if item.error and len(self._items) > 1:
+            self._say(f"securexfer: {item.error.message}")
 
     def finish(self, outcome: SecurexferError | None) -> SecurexferError | None:
         """Give the summary; return the error that the exit code comes from, or None if every file was acknowledged."""
@@ -66,7 +75,7 @@ class Report:
         for item in unsent:
             item.error = outcome or SecurexferError("the file was not sent")
             if self._json:
-                self._print_file(item.ended())
+                _print_json(_fields(item))
         self._summary()
         return self._verdict(outcome, unsent)
 
@@ -91,16 +100,6 @@ class Report:
             return errors[0]
         return type(errors[0])(f"none of the {count} files was stored", hint=errors[0].hint)
 
-    def _file(self, event: FileEnded) -> None:
-        if self._json:
-            self._print_file(event)
-        if event.status != "stored" and len(self._items) > 1:
-            self._say(f"securexfer: {event.detail}")
-
-    def refused_here(self, item: Item) -> None:
-        """Report a file that is not even offered to the server."""
-        self._file(item.ended())
-
     def _summary(self) -> None:
         seconds = time.monotonic() - self._started
         stored = [item for item in self._items if item.stored]
@@ -116,37 +115,13 @@ class Report:
                 "failed": len(self._items) - len(stored) - refused,
                 "seconds": round(seconds, 3),
             }
-            print(json.dumps(summary), flush=True)
+            _print_json(summary)
         elif not self._quiet and stored:
             rate = f", {amount(size / seconds)}/s" if seconds > 0 and size >= 1_000_000 else ""
             files = f"{len(stored)} file{'s' if len(stored) != 1 else ''}"
             print(
                 f"{files}, {amount(size)}, stored and verified on {self._server} in {seconds:.1f} s{rate}", flush=True
             )
-
-    @staticmethod
-    def _print_file(event: FileEnded) -> None:
-        fields: dict[str, Any] = {
-            "event": "file",
-            "name": event.name,
-            "status": event.status,
-            "size": event.size,
-            "sha256": event.sha256,
-            "stored_as": event.stored_as,
-            "reason": event.reason,
-        }
-        if event.detail:
-            fields["detail"] = event.detail
-        print(json.dumps(fields), flush=True)
-
-    def _progress(self, event: Sent | SendingStarted) -> None:
-        if not self._display:
-            if time.monotonic() - self._started < _DISPLAY_AFTER_SECONDS:
-                return
-            from securexfer.cli.progress import Display
-
-            self._display = Display(self._items)
-        self._display.update(event.index)
 
     def _note(self, text: str) -> None:
         if not self._quiet:
@@ -166,3 +141,23 @@ def amount(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def _fields(item: Item) -> dict[str, Any]:
+    error = item.error
+    fields: dict[str, Any] = {
+        "event": "file",
+        "name": item.name,
+        "status": "stored" if item.stored else "refused" if error and error.exit_code == 5 else "failed",
+        "size": item.size,
+        "sha256": item.sha256,
+        "stored_as": item.name if item.stored else None,
+        "reason": error.reason if error else None,
+    }
+    return {**fields, "detail": error.message} if error else fields
+
+
+def _print_json(fields: dict[str, Any]) -> None:
+    import json  # only for --json: it would be a hundredth of what a small send takes
+
+    print(json.dumps(fields), flush=True)

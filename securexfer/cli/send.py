@@ -61,14 +61,14 @@ def send(
     report = Report(items, goal.address, as_json=json, quiet=quiet)
     for item in items:
         if item.error:
-            report.refused_here(item)
+            report.ended(item)
     outcome: SecurexferError | None = None
     try:
         if any(item.open for item in items):
             prompt = f"Password of {user} on {goal.host}"
             password = obtain_password(prompt, from_stdin=password_stdin, file=password_file)
             with report:
-                client.send(goal, authorities, (user, password), items, report.observe)
+                client.send(goal, authorities, (user, password), items, report)
     except SecurexferError as error:
         outcome = error
     except KeyboardInterrupt:

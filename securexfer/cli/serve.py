@@ -88,7 +88,7 @@ def serve(
     from securexfer import certificates
     from securexfer.accounts.database import Accounts
     from securexfer.accounts.logins import Logins
-    from securexfer.events.serving import ServerStarted, ServerStopped
+    from securexfer.events import ServerStarted, ServerStopped
     from securexfer.identity import Identity
     from securexfer.server import Limits, Server, listen
     from securexfer.storage.local import Inbox, Rules

@@ -22,7 +22,7 @@ from securexfer.errors import (
     ShuttingDownError,
     TruncatedError,
 )
-from securexfer.events.serving import FileAborted, FileRejected, FileStored, LimitHit
+from securexfer.events import FileAborted, FileRejected, FileStored, LimitHit
 from securexfer.net.payload import IDLE_SECONDS, Buffer, MinimumRate
 from securexfer.storage.base import Committed
 from securexfer.wire import framing

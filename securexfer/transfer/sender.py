@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from securexfer.errors import (
     ProtocolError,
@@ -22,7 +22,6 @@ from securexfer.errors import (
     SourceError,
     TruncatedError,
 )
-from securexfer.events.sending import FileEnded, SendingStarted, Sent
 from securexfer.names import show
 from securexfer.net.payload import BUFFER_SIZE, MINIMUM_RATE, Buffer
 from securexfer.wire import framing
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from securexfer.events import Observer
     from securexfer.net.connection import Connection
 
 # The receiver may have to hash a file it already has, and to sync what came: so long at least, and longer for
@@ -70,20 +68,21 @@ class Item:
         """Whether its fate is still unknown."""
         return not self.stored and self.error is None
 
-    def ended(self) -> FileEnded:
-        """Return the event that says what became of it."""
-        error = self.error
-        status = "stored" if self.stored else "refused" if isinstance(error, RefusedError) else "failed"
-        return FileEnded(
-            self.index,
-            self.name,
-            status,
-            self.size,
-            self.sha256,
-            self.name if self.stored else None,
-            error.reason if error else None,
-            error.message if error else None,
-        )
+
+class Watcher(Protocol):
+    """Who is told how a send goes: the progress display and the reports."""
+
+    def connected(self, user: str, server: str) -> None:
+        """Hear that the server proved who it is and accepted the login."""
+
+    def retrying(self, why: str, seconds: float) -> None:
+        """Hear that the server is busy, and when it is tried again."""
+
+    def sent(self, item: Item) -> None:
+        """Hear that more of a file is on its way. Called for every piece, so it must be quick."""
+
+    def ended(self, item: Item) -> None:
+        """Hear what became of a file: the server's word, or what went wrong here."""
 
 
 class SourceFile:
@@ -127,10 +126,10 @@ class SourceFile:
 class Sender:
     """Sends a list of files over one connection, after the login."""
 
-    def __init__(self, connection: Connection, items: Sequence[Item], observe: Observer) -> None:
+    def __init__(self, connection: Connection, items: Sequence[Item], watcher: Watcher) -> None:
         self._connection = connection
         self._items = items
-        self._observe = observe
+        self._watcher = watcher
         self._answered = 0
         self._unheard = 0  # bytes sent since we last listened
         self._ended = False
@@ -171,7 +170,6 @@ class Sender:
             self._take(count)
 
     def _send_file(self, item: Item) -> None:
-        self._observe(SendingStarted(item.index))
         try:
             source = SourceFile(item.path)
         except SourceError as error:
@@ -197,7 +195,7 @@ class Sender:
                 digest.update(filled)
                 left -= len(filled)
                 item.sent += len(filled)
-                self._observe(Sent(item.index, len(filled)))
+                self._watcher.sent(item)
             source.check_unchanged()
         except SourceError as error:
             item.error = error
@@ -235,7 +233,7 @@ class Sender:
                 item.stored = True
             elif item.error is None:
                 item.error = RefusedError(f"the server did not store {show(item.name)!r}", hint=REFUSED_HINT)
-            self._observe(item.ended())
+            self._watcher.ended(item)
 
 
 REFUSED_HINT = (

@@ -1,11 +1,25 @@
-"""What happens on a server: the events of its log."""
+"""Frozen records of what happened on a server, for whoever watches: the log, later metrics and a status page.
+
+No event ever holds a secret, and text from a peer stands in it as it came: who shows it escapes it. The
+`kind` is the word that the log uses for it. (A client reports to a `Watcher` instead, see transfer/sender.py: a
+record for every piece of payload, and the classes of all records at every start, cost more than they are worth there.)
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from securexfer.events import Event
+
+class Event:
+    """Something happened."""
+
+    kind: ClassVar[str] = ""
+    level: ClassVar[str] = "info"
+
+
+Observer = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
