@@ -16,7 +16,7 @@ import typer
 
 from securexfer import __version__
 from securexfer.cli.home import HomeOption
-from securexfer.cli.terminal import report
+from securexfer.cli.terminal import show_error
 from securexfer.errors import SecurexferError
 
 COMMANDS = ("init", "cert", "user", "serve", "trust", "send", "demo", "doctor")
@@ -62,7 +62,7 @@ def main() -> None:
     try:
         build(arguments)(args=arguments, prog_name="securexfer")
     except SecurexferError as error:
-        report(error)
+        show_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -73,7 +73,7 @@ def main() -> None:
     except Exception as error:  # no traceback reaches a user unless they ask for it
         if os.environ.get("SECUREXFER_DEBUG"):
             raise
-        report(
+        show_error(
             SecurexferError(
                 f"an error inside securexfer: {type(error).__name__}: {error}",
                 hint="Please report it, with what SECUREXFER_DEBUG=1 prints for the same command.",

@@ -17,7 +17,7 @@ def note(text: str = "") -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def report(error: SecurexferError) -> None:
+def show_error(error: SecurexferError) -> None:
     """Show an error: what and why on the first line, the next step below it."""
     note(f"securexfer: {error.message}")
     for line in error.hint.splitlines():
