@@ -58,16 +58,25 @@ class Connection:
         return count
 
     def try_receive_into(self, view: memoryview) -> int | None:
-        """Put what has arrived into `view` without waiting; return the count, 0 at an orderly end, None for nothing."""
+        """Put what has arrived into `view` without waiting; return the count, 0 at an orderly end, None for nothing.
+
+        One call takes record after record (16 KiB each) until `view` is full or nothing more is there.
+        """
+        read = self._socket.read
+        size, end = len(view), 0
         try:
-            # With a buffer, `read` returns a count; typeshed only knows the form without one.
-            return cast("int", self._socket.read(len(view), view))
-        except ssl.SSLWantReadError:
-            return None
-        except ssl.SSLWantWriteError:  # pragma: no cover - TLS 1.3 answers a key update before it reads on
-            return None
+            while end < size:
+                # With a buffer, `read` returns a count; typeshed only knows the form without one.
+                count = cast("int", read(size - end, view[end:]))
+                if not count:
+                    break
+                end += count
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return end or None
         except (OSError, ValueError) as error:
-            raise _ended(error) from error
+            if not end:  # else what came before counts, and the next call fails the same way
+                raise _ended(error) from error
+        return end
 
     def send(self, data: memoryview | bytes, deadline: float, while_waiting: Callable[[], None] | None = None) -> None:
         """Send all of `data`; raise TruncatedError or PeerTimeoutError.
