@@ -7,17 +7,26 @@ it, because a header sent by itself would be a TLS record by itself.
 
 from __future__ import annotations
 
+import mmap
+import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Self
 
 from securexfer.errors import PeerTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
 # Measured from 64 KiB to 4 MiB with bench/large_file.py: throughput is flat from 128 KiB on.
 BUFFER_SIZE = 256 * 1024
+
+# From this size on, hashing and writing run beside the TLS work, in a thread of their own. Below it, starting the
+# thread costs more than it gains.
+PARALLEL_BYTES = 4 << 20
+_IN_WORK = 2  # pieces that the thread may have; one more is being filled meanwhile
 
 IDLE_SECONDS = 30.0  # a peer that owes bytes may be silent this long
 RATE_GRACE_SECONDS = 30.0  # no rate is asked for before this: links and disks take time to wake
@@ -26,34 +35,88 @@ MINIMUM_RATE = 1024  # bytes a second over the window: slower than any link in u
 
 
 class Buffer:
-    """Collects bytes from wherever they come and passes them to `drain` in large pieces, in order."""
+    """Collects bytes from wherever they come and passes them to `drain` in large pieces, in order.
 
-    def __init__(self, drain: Callable[[memoryview], None], size: int = BUFFER_SIZE) -> None:
+    While `rotating`, a piece stays untouched for as long as `Parallel` may work on it.
+    """
+
+    def __init__(self, drain: Callable[[memoryview], None]) -> None:
+        self.rotating = False
         self._drain = drain
-        self._view = memoryview(bytearray(size))
+        # Mapped, not allocated: a piece that is never used costs no memory.
+        whole = memoryview(mmap.mmap(-1, BUFFER_SIZE * (_IN_WORK + 1)))
+        self._pieces = [whole[start : start + BUFFER_SIZE] for start in range(0, len(whole), BUFFER_SIZE)]
         self._end = 0
 
     def append(self, data: bytes) -> None:
         """Add a header or a trailer."""
-        if self._end + len(data) > len(self._view):
+        if self._end + len(data) > BUFFER_SIZE:
             self.flush()
-        self._view[self._end : self._end + len(data)] = data
+        self._pieces[0][self._end : self._end + len(data)] = data
         self._end += len(data)
 
     def fill_from(self, read_into: Callable[[memoryview], int], limit: int) -> memoryview:
         """Read once, at most `limit` bytes, and return what was read; empty at the source's end."""
-        if self._end == len(self._view):
+        if self._end == BUFFER_SIZE:
             self.flush()
-        start = self._end
-        self._end += read_into(self._view[start : start + limit])
-        return self._view[start : self._end]
+        piece, start = self._pieces[0], self._end
+        self._end += read_into(piece[start : start + limit])
+        return piece[start : self._end]
 
     def flush(self) -> None:
         """Pass on what is held."""
         if self._end:
-            held = self._view[: self._end]
+            held = self._pieces[0][: self._end]
             self._end = 0
+            if self.rotating:
+                self._pieces.append(self._pieces.pop(0))
             self._drain(held)
+
+
+class Parallel:
+    """Does `work` on pieces, in order, in a thread of its own, a few pieces behind whoever hands them over.
+
+    Used as a context. Leaving it in order waits for the work; what went wrong in the thread is raised by the next
+    `hand_over`, or there.
+    """
+
+    def __init__(self, work: Callable[[memoryview], None]) -> None:
+        self._work = work
+        self._pieces: SimpleQueue[memoryview | None] = SimpleQueue()
+        self._room: SimpleQueue[None] = SimpleQueue()
+        for _ in range(_IN_WORK):
+            self._room.put(None)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True, name="payload")
+
+    def hand_over(self, piece: memoryview) -> None:
+        """Have the work done on a piece, which must stay as it is until two more have been handed over."""
+        self._room.get()
+        if self._error:
+            self._room.put(None)
+            raise self._error
+        self._pieces.put(piece)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pieces.put(None)
+        self._thread.join()
+        if self._error and error is None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (piece := self._pieces.get()) is not None:
+            if not self._error:
+                try:
+                    self._work(piece)
+                except Exception as error:  # noqa: BLE001 - it is raised where the pieces come from
+                    self._error = error
+            self._room.put(None)
 
 
 class MinimumRate:

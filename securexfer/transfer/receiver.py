@@ -23,7 +23,7 @@ from securexfer.errors import (
     TruncatedError,
 )
 from securexfer.events import FileAborted, FileRejected, FileStored, LimitHit
-from securexfer.net.payload import IDLE_SECONDS, Buffer, MinimumRate
+from securexfer.net.payload import IDLE_SECONDS, PARALLEL_BYTES, Buffer, MinimumRate, Parallel
 from securexfer.storage.base import Committed
 from securexfer.wire import framing
 
@@ -149,8 +149,7 @@ class Receiver:
                 digest.update(held)
                 staging.write(held)
 
-            self._sink = sink
-            self._move_payload()
+            self._move_payload(sink)
             trailer = self._receive_trailer()
             arrival.digest = digest.hexdigest()
             if not hmac.compare_digest(trailer, digest.digest()):
@@ -161,7 +160,20 @@ class Receiver:
     def _drain(self, held: memoryview) -> None:
         self._sink(held)
 
-    def _move_payload(self) -> None:
+    def _move_payload(self, sink: Callable[[memoryview], None]) -> None:
+        """Move the rest of the payload to `sink`; a large one beside the TLS work, in a thread of its own."""
+        if self._left < PARALLEL_BYTES:
+            self._pump(sink)
+            return
+        self._buffer.rotating = True
+        try:
+            with Parallel(sink) as parallel:
+                self._pump(parallel.hand_over)
+        finally:
+            self._buffer.rotating = False
+
+    def _pump(self, sink: Callable[[memoryview], None]) -> None:
+        self._sink = sink
         while self._left > framing.DIGEST_SIZE:
             self._buffer.fill_from(self._read_into, self._left - framing.DIGEST_SIZE)
         self._buffer.flush()
@@ -175,7 +187,7 @@ class Receiver:
         self._sink = _discard
         self._buffer.flush()
         if self._left:
-            self._move_payload()
+            self._pump(_discard)
             self._receive_trailer()
 
     def _read_into(self, view: memoryview) -> int:

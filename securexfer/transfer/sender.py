@@ -23,11 +23,11 @@ from securexfer.errors import (
     TruncatedError,
 )
 from securexfer.names import show
-from securexfer.net.payload import BUFFER_SIZE, MINIMUM_RATE, Buffer
+from securexfer.net.payload import BUFFER_SIZE, MINIMUM_RATE, PARALLEL_BYTES, Buffer, Parallel
 from securexfer.wire import framing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from securexfer.net.connection import Connection
@@ -185,28 +185,40 @@ class Sender:
 
     def _send_content(self, item: Item, source: SourceFile) -> None:
         digest = hashlib.sha256()
-        item.size = left = source.size
-        self._buffer.append(framing.FileHeader.of(item.name, left).encode())
+        item.size = source.size
+        self._buffer.append(framing.FileHeader.of(item.name, item.size).encode())
         try:
-            while left:
-                filled = self._buffer.fill_from(source.read_into, left)
-                if not filled:
-                    raise SourceError(f"{show(str(item.path))} became shorter while it was being sent")
-                digest.update(filled)
-                left -= len(filled)
-                item.sent += len(filled)
-                self._watcher.sent(item)
+            self._send_payload(item, source, digest)
             source.check_unchanged()
         except SourceError as error:
             item.error = error
-            while left:
-                filled = self._buffer.fill_from(_zeros, left)
-                digest.update(filled)
-                left -= len(filled)
+            for left in range(item.size - item.sent, 0, -BUFFER_SIZE):
+                self._buffer.append(bytes(min(left, BUFFER_SIZE)))
             self._buffer.append(_wrong(digest))
         else:
             item.sha256 = digest.hexdigest()
             self._buffer.append(digest.digest())
+
+    def _send_payload(self, item: Item, source: SourceFile, digest: hashlib._Hash) -> None:
+        """Send the content; hash a large one beside the TLS work, in a thread of its own."""
+        if item.size < PARALLEL_BYTES:
+            self._pump(item, source, digest.update)
+            return
+        self._buffer.rotating = True
+        try:
+            with Parallel(digest.update) as parallel:
+                self._pump(item, source, parallel.hand_over)
+        finally:
+            self._buffer.rotating = False
+
+    def _pump(self, item: Item, source: SourceFile, hash_piece: Callable[[memoryview], None]) -> None:
+        while item.sent < item.size:
+            filled = self._buffer.fill_from(source.read_into, item.size - item.sent)
+            if not filled:
+                raise SourceError(f"{show(str(item.path))} became shorter while it was being sent")
+            hash_piece(filled)
+            item.sent += len(filled)
+            self._watcher.sent(item)
 
     def _send(self, held: memoryview) -> None:
         self._connection.send(held, time.monotonic() + SEND_SECONDS, self._hear)
@@ -276,11 +288,6 @@ def _open_problem(path: Path, error: OSError) -> SourceError:
 def _wrong(digest: hashlib._Hash) -> bytes:
     """Return a trailer that cannot be the digest's, so that the receiver stores nothing."""
     return bytes(byte ^ 0xFF for byte in digest.digest())
-
-
-def _zeros(view: memoryview) -> int:
-    view[:] = bytes(len(view))
-    return len(view)
 
 
 def _read_into(descriptor: int, view: memoryview) -> int:
