@@ -33,6 +33,17 @@ class Profile:
     user: str | None = None
 
     @property
+    def address(self) -> str:
+        """Host and port as people write them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def all(cls) -> list[Profile]:
+        """Return everything that is saved, by file name. Raises ConfigurationError for a damaged file."""
+        directory = _path("", 0).parent
+        return [_read(path) for path in sorted(directory.glob("*.json"))]
+
+    @property
     def path(self) -> Path:
         """Where it is saved."""
         return _path(self.host, self.port)
@@ -53,16 +64,11 @@ class Profile:
     def find(cls, host: str, port: int) -> Profile | None:
         """Return what is saved about a server, or None. Raises ConfigurationError for a damaged file."""
         path = _path(host, port)
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            return cls(host, port, str(fields["authorities"]), fields["user"])
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigurationError(
-                f"what is saved about {host} in {path} cannot be read",
-                hint=f"Trust it again: securexfer trust {host}:{port}",
-            ) from error
+        profile = _read(path)
+        # Two hosts may share a file name (a colon becomes an underscore): the content decides.
+        return profile if (profile.host, profile.port) == (host, port) else None
 
 
 def read_authorities(path: Path) -> str:
@@ -137,3 +143,13 @@ def _path(host: str, port: int) -> Path:
         directory = platformdirs.user_config_path("securexfer", appauthor=False)
     # `parse_target` allows letters, digits, dots, dashes and, in an address, colons (which Windows does not).
     return directory / "servers" / f"{host.lower().replace(':', '_')}-{port}.json"
+
+
+def _read(path: Path) -> Profile:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return Profile(str(fields["host"]), int(fields["port"]), str(fields["authorities"]), fields["user"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"the saved server {path} cannot be read", hint="Trust that server again: securexfer trust HOST"
+        ) from error

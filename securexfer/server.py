@@ -327,7 +327,7 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
                     return [
                         socket.create_server(("::", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
                     ]
-            return [socket.create_server(("0.0.0.0", port), backlog=BACKLOG)]  # noqa: S104 - what `serve` is for
+            return [socket.create_server(("", port), backlog=BACKLOG)]
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         sockets = []
         for family, _, _, _, address in dict.fromkeys(found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import resource
 import signal
@@ -149,7 +150,7 @@ def _addresses(listeners: list[socket.socket], own: list[str]) -> list[str]:
     found: list[str] = []
     for listener in listeners:
         address, port = listener.getsockname()[:2]
-        wild = address in {"::", "0.0.0.0"}  # noqa: S104 - compared, not bound
+        wild = ipaddress.ip_address(address).is_unspecified
         hosts: list[Any] = [name for name in own if listener.family == socket.AF_INET6 or ":" not in name]
         found += [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in (hosts if wild else [address])]
     return found

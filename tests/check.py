@@ -1,0 +1,57 @@
+"""The one command that formats, lints, types and tests; what CI runs and what to run before a commit.
+
+python tests/check.py            format, lint, type, test
+python tests/check.py --check    the same, but say what is not formatted instead of mending it (as CI does)
+python tests/check.py --no-tests only the quick part
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# `serve` is for POSIX; what a client runs must also type on the systems that clients have.
+CLIENT_ONLY = ["-m", "securexfer.client", "-m", "securexfer.profiles", "-m", "securexfer.transfer.sender"]
+CLIENT_COMMANDS = ["-m", "securexfer.cli.send", "-m", "securexfer.cli.trust", "-m", "securexfer.cli.progress"]
+
+
+def steps(*, mend: bool, tests: bool) -> list[tuple[str, list[str]]]:
+    """Return what is run, in order: a name and a command line for `python -m`."""
+    found = [
+        ("format", ["ruff", "format", *([] if mend else ["--check"]), "."]),
+        ("lint", ["ruff", "check", "."]),
+        ("security lint", ["bandit", "--quiet", "--severity-level", "medium", "--recursive", "securexfer"]),
+        ("types", ["mypy"]),
+    ]
+    for platform in ("win32", "darwin"):
+        # --follow-imports=silent: the modules that only a server imports may use POSIX to their heart's content.
+        only = ["--follow-imports=silent", "--platform", platform, *CLIENT_ONLY, *CLIENT_COMMANDS]
+        found.append((f"types of the client on {platform}", ["mypy", *only]))
+    if tests:
+        found.append(("tests", ["pytest", "-n", str(min(os.cpu_count() or 1, 4)), "--dist", "worksteal"]))
+    return found
+
+
+def main() -> int:
+    """Run the steps; stop at the first that fails and return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", default=bool(os.environ.get("CI")))
+    parser.add_argument("--no-tests", action="store_true")
+    chosen = parser.parse_args()
+    for name, command in steps(mend=not chosen.check, tests=not chosen.no_tests):
+        print(f"== {name}: {' '.join(command)}", flush=True)
+        code = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode
+        if code:
+            print(f"== {name} failed (exit {code})", flush=True)
+            return code
+    print("== all passed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
