@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REOPEN_SECONDS = 1.0
+RETRYING = "; trying again in "  # what `send` says on stderr each time the server was busy
 
 
 def main() -> None:
@@ -51,6 +52,7 @@ def main() -> None:
         for (peer, digest), end in zip(peers, ended, strict=True):
             if end.code == 0:
                 check_received(peer.received, digest)
+    retries = sum(end.stderr.count(RETRYING) for end in ended)
     codes = collections.Counter(end.code for end in ended)
     result = {
         "senders": chosen.senders,
@@ -60,6 +62,7 @@ def main() -> None:
         "hanging_opened": hanging.opened,
         "seconds": seconds,
         "exit_codes": {str(code): count for code, count in sorted(codes.items())},
+        "retries": retries,
         "server_peak": peak,
     }
     if chosen.json:
@@ -67,6 +70,7 @@ def main() -> None:
     else:
         print(f"{chosen.senders} senders of {chosen.users} users: {seconds:.1f} s")
         print("exit codes: " + ", ".join(f"{count} times {code}" for code, count in sorted(codes.items())))
+        print(f"retries: {retries}")
         print(f"server peak: {mib(peak)} MiB")
         if chosen.hanging:
             print(f"hanging connections: {chosen.hanging} kept up, {hanging.opened} opened in all")

@@ -113,7 +113,7 @@ class SecurexferServer:
         """Return what sends `source` as `user`, with a password login and the CA by file."""
         send = (
             *(_found("securexfer"), "send", str(source), f"{user}@{HOST}:{self.port}"),
-            *("--ca", str(self.home / "certs" / "ca.pem"), "--password-stdin", "--quiet"),
+            *("--ca", str(self.home / "certs" / "ca.pem"), "--password-stdin"),
         )
         client = Command(send, stdin=f"{self.password}\n".encode(), environment=self.environment)
         return Peer("securexfer", client, self.home / "inbox" / user / source.name, self.server)
