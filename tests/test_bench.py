@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -105,6 +106,23 @@ def test_many_senders_all_succeed_beside_hanging_connections(tmp_path: Path) -> 
     assert found["retries"] == 0
     assert found["hanging_opened"] >= 4
     assert found["server_peak"] > 5 << 20
+
+
+def test_hanging_connections_are_spread_over_their_addresses_and_opened_again(module: Any) -> None:
+    many_senders, peers = module("many_senders"), module("peers")
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((peers.HOST, 0)))
+        hanging = stack.enter_context(many_senders.hang(listener.getsockname()[1], 4, 2))
+        assert hanging.opened == 4
+        accepted = [listener.accept() for _ in range(4)]
+        assert sorted(address for _, (address, _) in accepted) == ["127.0.0.2", "127.0.0.2", "127.0.0.3", "127.0.0.3"]
+        for connection, _ in accepted:
+            stack.enter_context(connection)
+        accepted[1][0].close()
+        listener.settimeout(30)
+        again, (address, _) = listener.accept()
+        stack.enter_context(again)
+        assert address == accepted[1][1][0]
 
 
 def test_many_senders_counts_retries_by_what_send_says(module: Any, tmp_path: Path) -> None:

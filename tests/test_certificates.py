@@ -20,8 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from securexfer import certificates
-from securexfer.certificates import hosts, making, reading
+from securexfer import certificates, hosts
+from securexfer.certificates import making, reading
 from securexfer.errors import ConfigurationError, UntrustedServerError, UsageError
 
 BIN = Path(sys.executable).parent

@@ -1,4 +1,4 @@
-"""The quick start of the README, to the letter, on two machines: two namespaces with their own hosts files and homes."""
+"""The quick start of the README, to the letter, on two machines: namespaces with their own hosts files and homes."""
 
 from __future__ import annotations
 

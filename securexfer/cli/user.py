@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -244,7 +245,8 @@ def _write(slips: Path, roster: Roster, passphrases: dict[str, str]) -> None:
         create_private(slips, roster.with_passphrases(passphrases))
     except OSError as error:
         if not isinstance(error, FileExistsError):
-            slips.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                slips.unlink()  # incomplete, and in the way of the next try
         raise ConfigurationError(
             f"the passphrases cannot be written to {slips}: {error.strerror}; no user was added",
             hint="Name another file with --out FILE.",

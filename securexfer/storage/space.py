@@ -31,7 +31,9 @@ class FreeSpace:
         with self._lock:
             found = os.fstatvfs(self._root)
             free = found.f_bavail * found.f_frsize - self._promised
-            if size > free - self.reserve or (found.f_files and not found.f_favail):
+            if found.f_files and not found.f_favail:
+                raise NoSpaceError("no more files fit: the server's disk has room, but no inodes")
+            if size > free - self.reserve:
                 raise NoSpaceError(
                     f"{size} bytes do not fit: {max(free, 0)} are free and {self.reserve} of them are kept in reserve"
                 )
@@ -71,8 +73,8 @@ class Usage:
                 )
             self._promised += size
 
-    def settle(self, size: int, *, stored: bool) -> None:
-        """Turn a claim into use, or give it back."""
+    def settle(self, claimed: int, added: int) -> None:
+        """Give a claim back; the user's files have grown by `added` bytes meanwhile."""
         with self._lock:
-            self._promised -= size
-            self._used += size if stored else 0
+            self._promised -= claimed
+            self._used += added
