@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import secrets
-import ssl
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -54,9 +53,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _tls() -> str:
-    hybrid = ssl.OPENSSL_VERSION_INFO >= (3, 5)
-    exchange = "X25519MLKEM768 (hybrid, post-quantum)" if hybrid else "X25519 (OpenSSL 3.5 would add post-quantum)"
-    return f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}; key exchange {exchange}"
+    from securexfer.net.tls import offer
+
+    return f"Python {platform.python_version()}, {offer()}"
 
 
 def _profiles() -> str:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+# From 3.5 on the default offers the hybrid X25519MLKEM768 first, and naming a curve would switch that off.
+HYBRID = ssl.OPENSSL_VERSION_INFO >= (3, 5)
+
 
 def server_context(certificate: Path, key: Path, protocols: Sequence[str]) -> ssl.SSLContext:
     """Return the context of a server that shows `certificate` and speaks `protocols` (ALPN, the preferred first).
@@ -48,12 +51,17 @@ def client_context(authorities: str, protocols: Sequence[str]) -> ssl.SSLContext
     return context
 
 
+def offer() -> str:
+    """Return which OpenSSL this is and which key exchange the contexts made here prefer, for people."""
+    exchange = "X25519MLKEM768 (hybrid, post-quantum)" if HYBRID else "X25519 (OpenSSL 3.5 would add post-quantum)"
+    return f"{ssl.OPENSSL_VERSION}; key exchange {exchange}"
+
+
 _CA_HINT = "Give the server's ca.pem: `securexfer cert show --pem` prints it there."
 
 
 def _restrict(context: ssl.SSLContext, protocols: Sequence[str]) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(list(protocols))
-    if ssl.OPENSSL_VERSION_INFO < (3, 5):
-        # From 3.5 on the default offers the hybrid X25519MLKEM768 first, and naming a curve would switch that off.
+    if not HYBRID:
         context.set_ecdh_curve("X25519")
