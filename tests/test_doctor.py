@@ -1,0 +1,62 @@
+"""`securexfer doctor`: says what is wrong and how to mend it, and the mend works."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from lab import Lab
+
+
+def test_a_set_up_that_works_has_nothing_wrong(lab: Lab) -> None:
+    found = lab.run("doctor", "--home", lab.home)
+    assert found.returncode == 0, found.stdout
+    assert "wrong" not in found.stdout
+    for subject in ("TLS", "certificate", "users", "inbox", "servers trusted"):
+        assert f"ok     {subject}: " in found.stdout
+    assert "TLS" in found.stdout
+    assert not lab.inbox.exists(), "doctor only looks"
+
+
+def test_a_machine_without_a_server_is_not_wrong(lab: Lab) -> None:
+    found = lab.run("doctor", "--home", lab.config)
+    assert found.returncode == 0
+    assert "securexfer init" in found.stdout
+
+
+def test_each_wrong_line_has_a_mend_that_mends(lab: Lab) -> None:
+    (lab.home / "certs" / "server.key").chmod(0o644)
+    (lab.home / "users.db").chmod(0o640)
+    found = lab.run("doctor", "--home", lab.home)
+    assert found.returncode == 2
+    lines = found.stdout.splitlines()
+    mends = [lines[number + 1].strip() for number, line in enumerate(lines) if line.startswith("wrong")]
+    assert len(mends) == 2
+    for mend in mends:
+        words = shlex.split(mend)
+        assert words[0] == "chmod"
+        assert lab.run("doctor", "--home", lab.home).returncode == 2
+        subprocess.run(words, check=True)
+    assert lab.run("doctor", "--home", lab.home).returncode == 0
+
+
+@pytest.mark.debian
+@pytest.mark.skipif(not shutil.which("faketime"), reason="needs faketime")
+def test_K12_a_certificate_about_to_end_is_wrong(lab: Lab) -> None:
+    [library] = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    found = lab.run("doctor", "--home", lab.home, env={"LD_PRELOAD": str(library), "FAKETIME": "+70d"})
+    assert found.returncode == 2
+    assert "cert renew" in found.stdout
+
+
+def test_an_inbox_that_cannot_hold_a_file_is_wrong(lab: Lab) -> None:
+    lab.inbox.symlink_to("/proc")
+    found = lab.run("doctor", "--home", lab.home)
+    assert found.returncode == 2
+    assert "cannot hold received files" in found.stdout
