@@ -1,0 +1,60 @@
+"""docs/troubleshooting.md is keyed by the real texts of errors: each heading stands in the code, and none is missing."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from securexfer import errors
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "troubleshooting.md"
+
+# Rooms whose errors a person meets at the prompt while setting up, trusting and sending: all of them are explained.
+EXPLAINED = ("client.py", "profiles.py", "server.py", "net/tls.py", "cli/passwords.py", "cli/trust.py", "cli/send.py")
+
+ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)}
+
+
+def text_of(node: ast.expr) -> str | None:
+    """Return a message with … for what varies, or None if it is no text."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+    return None
+
+
+def messages(path: Path) -> set[str]:
+    """Return the first arguments of every error made in a file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+            text = text_of(node.args[0]) if node.func.id in ERRORS else None
+            if text and " " in text:
+                found.add(re.sub("…+", "…", text))
+    return found
+
+
+def headings() -> list[str]:
+    return re.findall(r"^### `(.+)`$", DOCUMENT.read_text(), re.MULTILINE)
+
+
+def test_there_are_headings_and_none_twice() -> None:
+    assert len(headings()) >= 30
+    assert len(set(headings())) == len(headings())
+
+
+@pytest.mark.parametrize("heading", headings())
+def test_every_heading_is_an_error_that_the_code_really_gives(heading: str) -> None:
+    known = {message for path in (ROOT / "securexfer").rglob("*.py") for message in messages(path)}
+    assert heading in known
+
+
+@pytest.mark.parametrize("room", EXPLAINED)
+def test_every_error_met_while_setting_up_and_sending_is_explained(room: str) -> None:
+    missing = messages(ROOT / "securexfer" / room) - set(headings())
+    assert not missing, "docs/troubleshooting.md does not explain these"
