@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md is keyed by the real texts of errors: each heading stands in the code, and none is missing."""
+"""docs/troubleshooting.md is keyed by the real texts of errors: each heading stands in the code, none is missing."""
 
 from __future__ import annotations
 
