@@ -117,7 +117,11 @@ class Server:
     def stop(self) -> None:
         """Ask the server to stop: once, running files get their grace; twice, at once. Safe in a signal handler."""
         self._stops += 1
-        with contextlib.suppress(OSError):
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the housekeeping done now. Safe in a signal handler."""
+        with contextlib.suppress(OSError):  # a full pipe wakes as well
             os.write(self._wake_in, b".")
 
     def run(self) -> bool:
@@ -138,6 +142,8 @@ class Server:
         for listener in self._listeners:
             poll.register(listener, select.POLLIN)
         ready = {descriptor for descriptor, _ in poll.poll(HOUSEKEEPING_SECONDS * 1000)}
+        if self._wake_out in ready:
+            os.read(self._wake_out, 4096)
         for listener in self._listeners:
             if listener.fileno() in ready:
                 self._accept_from(listener)

@@ -108,7 +108,7 @@ def serve(
         server = Server(listeners, identity.context, logins, store, limits, log.write, identity.refresh)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())
-        signal.signal(signal.SIGHUP, lambda *_: identity.hurry())
+        signal.signal(signal.SIGHUP, lambda *_: (identity.hurry(), server.wake()))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         addresses = _addresses(listeners, certificates.default_names())
         _announce(identity.certificate, addresses, store.path)
