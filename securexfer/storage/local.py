@@ -135,7 +135,7 @@ class Inbox:
             ) from error
 
     def _lock(self) -> int:
-        """Return the descriptor that keeps other servers out; it is a file's, since NFS locks only what can be written."""
+        """Return the descriptor that keeps other servers out: a file's, as NFS locks only what is open for writing."""
         import fcntl
 
         descriptor = os.open(LOCK_NAME, os.O_RDWR | _CREATE, 0o600, dir_fd=self._root)
