@@ -22,6 +22,8 @@ from securexfer.storage.base import OnConflict
 
 if TYPE_CHECKING:
     from securexfer.certificates import ServerCertificate
+    from securexfer.identity import Identity
+    from securexfer.server import Server
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _MAX_SIZE = 2**63 - 1  # what a file system's signed offsets can say
@@ -108,7 +110,7 @@ def serve(
         server = Server(listeners, identity.context, logins, store, limits, log.write, identity.refresh)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())
-        signal.signal(signal.SIGHUP, lambda *_: (identity.hurry(), server.wake()))
+        signal.signal(signal.SIGHUP, lambda *_: _look_again(identity, server))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         addresses = _addresses(listeners, certificates.default_names())
         _announce(identity.certificate, addresses, store.path)
@@ -124,6 +126,11 @@ def serve(
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("serve")(serve)
+
+
+def _look_again(identity: Identity, server: Server) -> None:
+    identity.hurry()
+    server.wake()
 
 
 def _group_id(group: str | None) -> int | None:
