@@ -93,7 +93,6 @@ class Accounts:
         try:
             _remove(temporary)  # left by a process that was killed here
             create_private(temporary, b"")
-            check_private(temporary, "the users' database")
             with contextlib.closing(sqlite3.connect(temporary)) as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
             with cls(temporary) as made, made._writing() as connection:
