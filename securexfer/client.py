@@ -6,14 +6,13 @@ Nothing is sent before the server has proved, under the CA given and for the nam
 
 from __future__ import annotations
 
-import getpass
+import os
 import re
 import socket
 import ssl
 import time
 import unicodedata
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from securexfer.errors import (
     BusyError,
@@ -25,14 +24,15 @@ from securexfer.errors import (
     ThrottledError,
     TruncatedError,
     UnreachableError,
+    UnsafeNameError,
     UntrustedServerError,
     UsageError,
     WrongNameError,
 )
-from securexfer.hosts import parse_name
+from securexfer.hosts import is_address, parse_name
 from securexfer.names import Name, show
 from securexfer.net.connection import Connection, shake_hands
-from securexfer.net.tls import client_context
+from securexfer.profiles import address_of, pinned
 from securexfer.wire import framing
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ _HOSTNAME_MISMATCH, _ADDRESS_MISMATCH, _NOT_YET_VALID, _EXPIRED = 62, 64, 9, 10
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21, 30}
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where to send: ``[USER@]HOST[:PORT][/DIRECTORY]``."""
 
     user: str | None
@@ -66,7 +65,7 @@ class Target:
     @property
     def address(self) -> str:
         """Host and port as people write them."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return address_of(self.host, self.port)
 
 
 def parse_target(text: str) -> Target:
@@ -82,28 +81,40 @@ def parse_target(text: str) -> Target:
         host, colon, rest = host_port.partition(":")
         port = rest if colon else None
         if ":" in rest:
-            raise UsageError(
-                f"{show(host_port)!r} is not a host", hint=f"An IPv6 address goes in brackets: [{host_port}]"
-            )
-    if port is not None and not port.isdecimal():
+            hint = f"An IPv6 address goes in brackets: [{host_port}]" if is_address(host_port) else _TARGET_HINT
+            raise UsageError(f"{show(host_port)!r} is not HOST or HOST:PORT", hint=hint)
+    if port is not None and not re.fullmatch("[0-9]{1,5}", port):
         shown = f"{user}@{host}" if user else host
         path = f"{port}{slash}{directory}".strip("/")
         raise UsageError(
-            f"{show(text)!r} has {show(port)!r} where a port belongs",
+            f"{show(text)!r} has {show(port)!r} where a port belongs"
+            if port
+            else f"{show(text)!r} has no port after :",
             hint=f"For a directory write {show(shown)}/{show(path)}" if path else f"Write {show(shown)}",
         )
-    number = int(port) if port else DEFAULT_PORT
+    number = DEFAULT_PORT if port is None else int(port)
     if not 1 <= number <= 65535:
         raise UsageError(f"{number} is not a port", hint="A port is a number from 1 to 65535.")
-    directory = directory.rstrip("/")
-    return Target(user or None, parse_name(host), number, str(Name.parse(directory)) if directory else "")
+    return Target(user or None, parse_name(host), number, _parse_directory(directory))
 
 
 _TARGET_HINT = "Write [USER@]HOST[:PORT][/DIRECTORY], as in ana@lab1 or ana@lab1:9091/results"
 
 
+def _parse_directory(text: str) -> str:
+    text = text.rstrip("/")
+    try:
+        return str(Name.parse(text)) if text else ""
+    except UnsafeNameError as error:
+        raise UsageError(
+            error.message, hint="DIRECTORY is one below your inbox on the server, as in ana@lab1/results/2026"
+        ) from error
+
+
 def login_name() -> str:
     """Return who is logged in on this machine; raise UsageError where the system does not say."""
+    import getpass
+
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
@@ -112,19 +123,24 @@ def login_name() -> str:
         ) from None
 
 
-def send(target: Target, authorities: str, login: tuple[str, str], items: Sequence[Item], watcher: Watcher) -> None:
-    """Send `items` to the server that `authorities` (PEM text) certify; what became of each stands in it afterwards.
+def send(
+    target: Target, context: ssl.SSLContext, login: tuple[str, str], items: Sequence[Item], watcher: Watcher
+) -> None:
+    """Send `items` as the user and with the password of `login`; what became of each stands in it afterwards.
 
-    A server that ends a session in order, after answering for some of the files (as after one that is too large),
-    gets the rest in another session. Raises what kept files from being sent that have no error of their own.
+    `context` is that of `net.tls.client_context`, for PROTOCOLS. A server that ends a session in order, after answering
+    for some of the files (as after one that is too large), gets the rest in another session. Raises what kept files
+    from being sent that have no error of their own; UsageError, before connecting, for a login that cannot be sent.
     """
-    context = client_context(authorities, PROTOCOLS)
-    give_up = time.monotonic() + RETRY_SECONDS
+    user, password = login
+    message = framing.Login(user, unicodedata.normalize("NFC", password)).encode()
     while True:
         left = [item for item in items if item.open]
         if not left:
             return
-        connection = _log_in(target, context, login, watcher, give_up)
+        for item in left:
+            item.sent = 0
+        connection = _log_in(target, context, user, message, watcher)
         try:
             _run(connection, left, watcher)
         except TruncatedError:
@@ -146,20 +162,19 @@ def _run(connection: Connection, items: Sequence[Item], watcher: Watcher) -> Non
         raise
 
 
-def _log_in(
-    target: Target, context: ssl.SSLContext, login: tuple[str, str], watcher: Watcher, give_up: float
-) -> Connection:
+def _log_in(target: Target, context: ssl.SSLContext, user: str, message: bytes, watcher: Watcher) -> Connection:
     """Return a connection after an accepted login, trying again while the server is busy."""
+    give_up = time.monotonic() + RETRY_SECONDS
     wait = _FIRST_WAIT
     while True:
         try:
             connection = connect(target, context)
             try:
-                _authenticate(connection, target, login)
+                _authenticate(connection, target, user, message)
             except BaseException:
                 connection.close()
                 raise
-            watcher.connected(login[0], target.address)
+            watcher.connected(user, target.address)
             return connection
         except (BusyError, ThrottledError) as error:
             import secrets
@@ -172,12 +187,9 @@ def _log_in(
             wait = min(wait * 2, _LONGEST_WAIT)
 
 
-def _authenticate(connection: Connection, target: Target, login: tuple[str, str]) -> None:
-    user, password = login
-    connection.send(
-        framing.Login(user, unicodedata.normalize("NFC", password)).encode(), time.monotonic() + CONNECT_SECONDS
-    )
+def _authenticate(connection: Connection, target: Target, user: str, message: bytes) -> None:
     try:
+        connection.send(message, time.monotonic() + CONNECT_SECONDS)
         answer = connection.receive(1, time.monotonic() + LOGIN_SECONDS)
     except TruncatedError as error:
         raise BusyError(f"{target.address} ended the connection without answering the login: it is busy") from error
@@ -193,40 +205,45 @@ def connect(target: Target, context: ssl.SSLContext) -> Connection:
     Raises UnreachableError (refused, no such host, no answer), BusyError (reset), UntrustedServerError,
     WrongNameError or NotSecurexferError; nothing of ours was sent then.
     """
-    address = target.address
+    sock = _reach(target)
     try:
-        sock = socket.create_connection((target.host, target.port), timeout=CONNECT_SECONDS)
-    except OSError as error:
-        raise _unreachable(target, error) from error
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
-    wrapped = context.wrap_socket(
-        sock, server_hostname=target.host, do_handshake_on_connect=False, suppress_ragged_eofs=False
-    )
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+        wrapped = context.wrap_socket(
+            sock, server_hostname=target.host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
+    except OSError as error:  # whoever answered has left already
+        sock.close()
+        raise _handshake_problem(target, error) from error
     try:
         shake_hands(wrapped, time.monotonic() + HANDSHAKE_SECONDS)
-        if wrapped.selected_alpn_protocol() not in PROTOCOLS:
-            raise NotSecurexferError(
-                f"{address} answered, but it speaks {wrapped.selected_alpn_protocol() or 'no protocol'} of ours;"
-                f" this client speaks {', '.join(PROTOCOLS)}"
-            )
-    except SecurexferError as error:
-        wrapped.close()
-        if isinstance(error, PeerTimeoutError):
-            raise NotSecurexferError(f"{address} accepts connections but did not answer as securexfer does") from error
-        raise
-    except OSError as error:
+    except (OSError, PeerTimeoutError) as error:
         wrapped.close()
         raise _handshake_problem(target, error) from error
+    if wrapped.selected_alpn_protocol() not in PROTOCOLS:
+        wrapped.close()
+        raise NotSecurexferError(
+            f"{target.address} is certified, but did not agree to speak {' or '.join(PROTOCOLS)}",
+            hint="Compare `securexfer --version` on both machines, and check the port that `securexfer serve` printed.",
+        )
     return Connection(wrapped)
+
+
+def _reach(target: Target) -> socket.socket:
+    """Return a TCP connection; raise UnreachableError, or BusyError for a reset."""
+    try:
+        return socket.create_connection((target.host, target.port), timeout=CONNECT_SECONDS)
+    except OSError as error:
+        raise _unreachable(target, error) from error
 
 
 def _unreachable(target: Target, error: OSError) -> SecurexferError:
     address = target.address
     if isinstance(error, socket.gaierror):
         return UnreachableError(
-            f"there is no host called {target.host}", hint="Check the spelling, or give the machine's address."
+            f"{target.host} has no address here: {error.strerror}",
+            hint="Check the spelling, or give the machine's address.",
         )
     if isinstance(error, TimeoutError):
         return UnreachableError(
@@ -243,10 +260,12 @@ def _unreachable(target: Target, error: OSError) -> SecurexferError:
     return UnreachableError(f"{address} cannot be reached: {error.strerror or error}")
 
 
-def _handshake_problem(target: Target, error: OSError) -> SecurexferError:
+def _handshake_problem(target: Target, error: OSError | PeerTimeoutError) -> SecurexferError:
     address = target.address
     if isinstance(error, ssl.SSLCertVerificationError):
         return _untrusted(target, error)
+    if isinstance(error, TimeoutError | PeerTimeoutError):
+        return NotSecurexferError(f"{address} accepts connections but did not answer as securexfer does")
     if isinstance(error, ssl.SSLEOFError | ConnectionError):
         return BusyError(
             f"{address} reset the connection during the handshake",
@@ -288,7 +307,7 @@ def _names_shown_by(target: Target) -> list[str]:
 
     try:
         return names_of(_shown_certificate(target))
-    except (OSError, ValueError):
+    except (OSError, SecurexferError):
         return []
 
 
@@ -299,10 +318,12 @@ def fetch_authority(target: Target, fingerprint: str) -> str:
     proved by `connect` with it, which comes next. Raises UntrustedServerError, NotSecurexferError, UnreachableError.
     """
     from securexfer.certificates import embedded_ca
-    from securexfer.profiles import pinned
 
     try:
         leaf = _shown_certificate(target)
+    except TimeoutError as error:
+        _reach(target).close()  # raises if it was the connecting that took too long
+        raise _handshake_problem(target, error) from error
     except ssl.SSLError as error:
         raise _handshake_problem(target, error) from error
     except OSError as error:
@@ -315,5 +336,6 @@ def fetch_authority(target: Target, fingerprint: str) -> str:
 
 def _shown_certificate(target: Target) -> bytes:
     """Return the certificate (DER) that whoever answers shows, unverified."""
+    os.environ.pop("SSLKEYLOGFILE", None)  # the context that the library makes would write its keys there
     pem = ssl.get_server_certificate((target.host, target.port), timeout=CONNECT_SECONDS)
     return ssl.PEM_cert_to_DER_cert(pem)

@@ -6,25 +6,22 @@ One small JSON file a server, in the user's configuration directory; written who
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import json
 import os
 import re
-from dataclasses import dataclass
+import stat
+import sys
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from securexfer.errors import ConfigurationError, UntrustedServerError, UsageError
-from securexfer.files import make_private_directory, replace_file
 from securexfer.names import show
 
-_PEM = re.compile("-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----\\s*", re.DOTALL)
-MAX_AUTHORITIES_BYTES = 1 << 20  # a CA file is about 1 KiB; a bundle for a change of CAs, two of them
+_PEM = re.compile("-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
+_MAX_AUTHORITIES_BYTES = 1 << 20  # a CA file is about 1 KiB; a bundle for a change of CAs, two of them
+_CA_HINT = "Give the server's ca.pem: `securexfer cert show --pem` prints it there."
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(NamedTuple):
     """A server this client trusts: PEM text of its CA, and who the user is there, if that was said."""
 
     host: str
@@ -35,13 +32,12 @@ class Profile:
     @property
     def address(self) -> str:
         """Host and port as people write them."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return address_of(self.host, self.port)
 
     @classmethod
     def all(cls) -> list[Profile]:
         """Return everything that is saved, by file name. Raises ConfigurationError for a damaged file."""
-        directory = _path("", 0).parent
-        return [_read(path) for path in sorted(directory.glob("*.json"))]
+        return [_read(path) for path in sorted(_directory().glob("*.json"))]
 
     @property
     def path(self) -> Path:
@@ -50,6 +46,10 @@ class Profile:
 
     def save(self) -> None:
         """Write it, replacing what was there. Raises ConfigurationError."""
+        import json
+
+        from securexfer.files import make_private_directory, replace_file
+
         fields = {"host": self.host, "port": self.port, "user": self.user, "authorities": self.authorities}
         try:
             make_private_directory(self.path.parent)
@@ -71,22 +71,34 @@ class Profile:
         return profile if (profile.host, profile.port) == (host, port) else None
 
 
+def address_of(host: str, port: int) -> str:
+    """Return host and port as people write them: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def read_authorities(path: Path) -> str:
-    """Return the text of a CA file; raise ConfigurationError if it is missing, unreadable or has no certificate."""
+    """Return the certificates of a CA file, in PEM.
+
+    Raises ConfigurationError if it is missing, unreadable, without a certificate, or if anybody can change it: whoever
+    can write there decides whom this machine trusts.
+    """
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_AUTHORITIES_BYTES).decode("ascii", errors="replace")
+            found = os.fstat(file.fileno())
+            if sys.platform != "win32" and stat.S_ISREG(found.st_mode):  # a pipe, as from <(...), is nobody else's
+                _check_unshared(path, found, owners={0, os.geteuid()})
+            return authorities_in(file, f"the CA file {path}")
     except OSError as error:
-        raise ConfigurationError(
-            f"the CA file {path} cannot be read: {error.strerror}",
-            hint="Give the server's ca.pem: `securexfer cert show --pem` prints it there.",
-        ) from error
-    if not _PEM.search(text):
-        raise ConfigurationError(
-            f"the CA file {path} holds no certificate",
-            hint="Give the server's ca.pem: `securexfer cert show --pem` prints it there.",
-        )
-    return text
+        raise ConfigurationError(f"the CA file {path} cannot be read: {error.strerror}", hint=_CA_HINT) from error
+
+
+def authorities_in(file: BinaryIO, source: str) -> str:
+    """Return the certificates that `file` holds, in PEM and nothing else; raise ConfigurationError for none."""
+    found = _PEM.finditer(file.read(_MAX_AUTHORITIES_BYTES).decode("ascii", errors="replace"))
+    authorities = "".join(f"{pem[0]}\n" for pem in found)
+    if not authorities:
+        raise ConfigurationError(f"{source} holds no certificate", hint=_CA_HINT)
+    return authorities
 
 
 def parse_fingerprint(text: str) -> str:
@@ -110,6 +122,8 @@ def fingerprints(authorities: str) -> list[str]:
 
 def pinned(authorities: str, fingerprint: str) -> str:
     """Return the one certificate with this fingerprint, as PEM; raise UntrustedServerError if there is none."""
+    import hmac
+
     found = _certificates(authorities)
     for candidate, pem in found:
         if hmac.compare_digest(candidate, fingerprint):
@@ -122,30 +136,62 @@ def pinned(authorities: str, fingerprint: str) -> str:
 
 def _certificates(authorities: str) -> list[tuple[str, str]]:
     """Return fingerprint and PEM text of each certificate."""
+    import base64
+    import hashlib
+
     try:
-        return [
-            (hashlib.sha256(base64.b64decode(found[1])).hexdigest(), found[0]) for found in _PEM.finditer(authorities)
-        ]
+        return [(hashlib.sha256(base64.b64decode(pem[1])).hexdigest(), pem[0]) for pem in _PEM.finditer(authorities)]
     except ValueError as error:
+        raise ConfigurationError("the CA's certificate is damaged", hint=_CA_HINT) from error
+
+
+def _check_unshared(path: Path, found: os.stat_result, owners: set[int]) -> None:
+    """Raise ConfigurationError for a CA file that anybody on this machine can change, or could have put there."""
+    if found.st_mode & stat.S_IWOTH:
         raise ConfigurationError(
-            "the CA's certificate is damaged",
-            hint="Give the server's ca.pem: `securexfer cert show --pem` prints it there.",
-        ) from error
+            f"anybody on this machine can change the CA file {path}",
+            hint=f"Check its fingerprint (`securexfer cert show` on the server), then: chmod o-w {path}",
+        )
+    directory = path.resolve().parent.stat()
+    # In a sticky directory (/tmp) anybody can add files, but only their owners can replace them.
+    if directory.st_mode & stat.S_IWOTH and not (directory.st_mode & stat.S_ISVTX and found.st_uid in owners):
+        raise ConfigurationError(
+            f"anybody on this machine could have put the CA file {path} there",
+            hint="Copy it to a directory of yours and check its fingerprint (`securexfer cert show` on the server).",
+        )
 
 
 def _path(host: str, port: int) -> Path:
-    chosen = os.environ.get("SECUREXFER_CONFIG")
-    if chosen:
-        directory = Path(chosen)
-    else:
-        import platformdirs
-
-        directory = platformdirs.user_config_path("securexfer", appauthor=False)
     # `parse_target` allows letters, digits, dots, dashes and, in an address, colons (which Windows does not).
-    return directory / "servers" / f"{host.lower().replace(':', '_')}-{port}.json"
+    return _directory() / f"{host.replace(':', '_')}-{port}.json"
+
+
+def _directory() -> Path:
+    """Return where the saved servers are; raise ConfigurationError for a user without a home."""
+    chosen = os.environ.get("SECUREXFER_CONFIG")
+    return (Path(chosen) if chosen else _settings() / "securexfer") / "servers"
+
+
+def _settings() -> Path:
+    """Return where the system keeps a user's settings. A library for it would make every `send` start 3 ms later."""
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise ConfigurationError(
+            "this machine does not say where your home directory is", hint="Set SECUREXFER_CONFIG to a directory."
+        ) from error
+    if sys.platform == "win32":
+        found = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        found = home / "Library" / "Application Support"
+    else:
+        found = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")  # XDG Base Directory Specification
+    return found
 
 
 def _read(path: Path) -> Profile:
+    import json
+
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         return Profile(str(fields["host"]), int(fields["port"]), str(fields["authorities"]), fields["user"])

@@ -33,6 +33,7 @@ class Report:
         self._started = time.monotonic()
         self._wanted = not self._quiet and sys.stderr.isatty()
         self._display: Display | None = None
+        self._hints: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -68,6 +69,9 @@ class Report:
             _print_json(_fields(item))
         if item.error and len(self._items) > 1:
             self._say(f"securexfer: {item.error.message}")
+            if item.error.hint not in self._hints:  # once: a thousand files may fail for one reason
+                self._hints.add(item.error.hint)
+                self._say(f"  {item.error.hint}")
 
     def finish(self, outcome: SecurexferError | None) -> SecurexferError | None:
         """Give the summary; return the error that the exit code comes from, or None if every file was acknowledged."""
@@ -83,7 +87,9 @@ class Report:
         stored = sum(item.stored for item in self._items)
         count = len(self._items)
         if isinstance(outcome, InterruptedTransferError):
-            return InterruptedTransferError(f"interrupted: {stored} of {count} files were stored on {self._server}")
+            return InterruptedTransferError(
+                f"interrupted: {stored} of {count} files {_were(stored)} stored on {self._server}"
+            )
         errors = [item.error for item in self._items if item.error]
         if not errors:
             return None
@@ -91,14 +97,12 @@ class Report:
             names = ", ".join(show(item.name) for item in unsent[:_MAX_NAMES])
             note(f"securexfer: {outcome.message}\n  not sent: {names}{' …' if len(unsent) > _MAX_NAMES else ''}")
         if stored:
-            return PartlyStoredError(
-                f"{stored} of {count} files were stored on {self._server}; {count - stored} were not"
-            )
+            return PartlyStoredError(f"{stored} of {count} files {_were(stored)} stored on {self._server}")
         if len({error.exit_code for error in errors}) > 1:
             return SecurexferError("no file was stored, for different reasons", hint="Each is named above.")
         if len(unsent) == count or count == 1:
             return errors[0]
-        return type(errors[0])(f"none of the {count} files was stored", hint=errors[0].hint)
+        return type(errors[0])(f"none of the {count} files was stored", hint="Each is named above.")
 
     def _summary(self) -> None:
         seconds = time.monotonic() - self._started
@@ -132,6 +136,10 @@ class Report:
             self._display.say(text)
         else:
             note(text)
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def amount(size: float) -> str:

@@ -21,6 +21,8 @@ from securexfer.errors import (
 )
 
 if TYPE_CHECKING:
+    import ssl
+
     from securexfer.client import Target
     from securexfer.transfer.sender import Item
 
@@ -57,7 +59,7 @@ def send(
         )
     goal = client.parse_target(target)
     items = _items(paths, goal.directory)
-    authorities, user = _trust(context, home, goal, ca, ca_fingerprint)
+    trusted, user = _trust(context, home, goal, ca, ca_fingerprint, quiet=quiet)
     report = Report(items, goal.address, as_json=json, quiet=quiet)
     for item in items:
         if item.error:
@@ -68,7 +70,7 @@ def send(
             prompt = f"Password of {user} on {goal.host}"
             password = obtain_password(prompt, from_stdin=password_stdin, file=password_file)
             with report:
-                client.send(goal, authorities, (user, password), items, report)
+                client.send(goal, trusted, (user, password), items, report)
     except SecurexferError as error:
         outcome = error
     except KeyboardInterrupt:
@@ -98,6 +100,11 @@ def _items(paths: list[Path], directory: str) -> list[Item]:
     for index, path in enumerate(paths):
         # The last component as typed: `send .` has none, and is a directory anyway.
         name = f"{directory}/{path.name}" if directory else path.name
+        if names.setdefault(name, path) is not path:
+            raise UsageError(
+                f"{show(str(names[name]))} and {show(str(path))} would both be stored as {show(name)}",
+                hint="Send one of them to another directory: HOST/DIRECTORY",
+            )
         item = Item(index, path, name, 0)
         items.append(item)
         try:
@@ -110,20 +117,15 @@ def _items(paths: list[Path], directory: str) -> list[Item]:
             item.error = SourceError(f"{show(str(path))} cannot be sent: {error.strerror}")
         except SecurexferError as error:
             item.error = error
-        if name in names and not item.error:
-            raise UsageError(
-                f"{show(str(names[name]))} and {show(str(path))} would both be stored as {show(name)}",
-                hint="Send one of them to another directory: HOST/DIRECTORY",
-            )
-        names[name] = path
     return items
 
 
 def _trust(
-    context: typer.Context, home: Path | None, goal: Target, ca: Path | None, ca_fingerprint: str | None
-) -> tuple[str, str]:
-    """Return the CA to trust (PEM) and the user to log in as."""
+    context: typer.Context, home: Path | None, goal: Target, ca: Path | None, ca_fingerprint: str | None, *, quiet: bool
+) -> tuple[ssl.SSLContext, str]:
+    """Return the TLS context that trusts the server's CA and nobody else, and the user to log in as."""
     from securexfer import client, profiles
+    from securexfer.net.tls import client_context
 
     profile = profiles.Profile.find(goal.host, goal.port)
     user = goal.user or (profile.user if profile else None) or client.login_name()
@@ -143,10 +145,10 @@ def _trust(
         )
     if fingerprint:
         authorities = profiles.pinned(authorities, fingerprint)
-    if not profile:
+    elif not profile and not quiet:
         for each in profiles.fingerprints(authorities):
             note(f"Trusting the CA with fingerprint {each}")
-    return authorities, user
+    return client_context(authorities, client.PROTOCOLS), user
 
 
 def _own_authority(home: Home) -> Path | None:

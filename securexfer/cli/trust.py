@@ -24,7 +24,14 @@ def trust(
     """Save a server's CA, so that `send` knows it. `securexfer serve` prints the exact line to type."""
     from securexfer.client import DEFAULT_PORT, PROTOCOLS, connect, fetch_authority, parse_target
     from securexfer.net.tls import client_context
-    from securexfer.profiles import Profile, fingerprints, parse_fingerprint, pinned
+    from securexfer.profiles import (
+        Profile,
+        authorities_in,
+        fingerprints,
+        parse_fingerprint,
+        pinned,
+        read_authorities,
+    )
 
     target = parse_target(server)
     if target.directory:
@@ -33,7 +40,7 @@ def trust(
         ca_fingerprint = _ask(target.host)
     fingerprint = parse_fingerprint(ca_fingerprint) if ca_fingerprint else None
     if ca:
-        authorities = _read(ca)
+        authorities = authorities_in(sys.stdin.buffer, "standard input") if ca == "-" else read_authorities(Path(ca))
         if fingerprint:
             authorities = pinned(authorities, fingerprint)
         client_context(authorities, PROTOCOLS)  # raises for a text that holds no CA
@@ -57,14 +64,6 @@ def trust(
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("trust")(trust)
-
-
-def _read(ca: str) -> str:
-    from securexfer.profiles import MAX_AUTHORITIES_BYTES, read_authorities
-
-    if ca == "-":
-        return sys.stdin.read(MAX_AUTHORITIES_BYTES)
-    return read_authorities(Path(ca))
 
 
 def _ask(host: str) -> str:
