@@ -13,6 +13,7 @@ from securexfer.cli.home import Home, HomeOption
 from securexfer.cli.passwords import PasswordFileOption, PasswordStdinOption, obtain_password
 from securexfer.cli.terminal import note
 from securexfer.errors import (
+    ConfigurationError,
     InterruptedTransferError,
     SecurexferError,
     SourceError,
@@ -21,8 +22,6 @@ from securexfer.errors import (
 )
 
 if TYPE_CHECKING:
-    import ssl
-
     from securexfer.client import Target
     from securexfer.transfer.sender import Item
 
@@ -49,6 +48,7 @@ def send(
     """Send files to a server. Success means: stored there, verified by SHA-256, on disk."""
     from securexfer import client
     from securexfer.cli.report import Report
+    from securexfer.net.tls import client_context
 
     if protocol != 1:
         raise UsageError(f"protocol {protocol} is not spoken by this version", hint="Leave --protocol out.")
@@ -59,7 +59,8 @@ def send(
         )
     goal = client.parse_target(target)
     items = _items(paths, goal.directory)
-    trusted, user = _trust(context, home, goal, ca, ca_fingerprint, quiet=quiet)
+    authorities, user = _trust(context, home, goal, ca, ca_fingerprint, quiet=quiet)
+    trusted = client_context(authorities, client.PROTOCOLS)
     report = Report(items, goal.address, as_json=json, quiet=quiet)
     for item in items:
         if item.error:
@@ -71,6 +72,8 @@ def send(
             password = obtain_password(prompt, from_stdin=password_stdin, file=password_file)
             with report:
                 client.send(goal, trusted, (user, password), items, report)
+    except (UsageError, ConfigurationError):  # about the command, not about any file
+        raise
     except SecurexferError as error:
         outcome = error
     except KeyboardInterrupt:
@@ -122,10 +125,9 @@ def _items(paths: list[Path], directory: str) -> list[Item]:
 
 def _trust(
     context: typer.Context, home: Path | None, goal: Target, ca: Path | None, ca_fingerprint: str | None, *, quiet: bool
-) -> tuple[ssl.SSLContext, str]:
-    """Return the TLS context that trusts the server's CA and nobody else, and the user to log in as."""
+) -> tuple[str, str]:
+    """Return the CA to trust (PEM) and the user to log in as."""
     from securexfer import client, profiles
-    from securexfer.net.tls import client_context
 
     profile = profiles.Profile.find(goal.host, goal.port)
     user = goal.user or (profile.user if profile else None) or client.login_name()
@@ -148,7 +150,7 @@ def _trust(
     elif not profile and not quiet:
         for each in profiles.fingerprints(authorities):
             note(f"Trusting the CA with fingerprint {each}")
-    return client_context(authorities, client.PROTOCOLS), user
+    return authorities, user
 
 
 def _own_authority(home: Home) -> Path | None:
