@@ -51,17 +51,17 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.debian
 @needs_peers
 def test_large_file_compares_every_peer_in_pairs_and_leaves_nothing(tmp_path: Path) -> None:
-    found = measured("large_file.py", "--size", "300KiB", "--runs", "2", "--directory", tmp_path)
+    found = measured("large_file.py", "--size", "300KiB", "--runs", "1", "--directory", tmp_path)
     assert found["size"] == 300 << 10
     assert found["missing"] == {}
     ours, *peers = found["summaries"]
     assert ours["peer"] == "securexfer"
-    assert ours["runs"] == 2 * len(peers)
+    assert ours["runs"] == len(peers)
     assert ours["ratio"] is None
     assert [peer["peer"] for peer in peers] == ["scp aes128-gcm", "scp", "rsync", "curl + sha256"]
     for peer in peers:
-        assert peer["runs"] == 2
-        assert 0 < peer["ratio_least"] <= peer["ratio"] <= peer["ratio_most"]
+        assert peer["runs"] == 1
+        assert 0 < peer["ratio_least"] == peer["ratio"] == peer["ratio_most"]
         assert peer["client_cpu"] > 0
     assert [run["peer"] for run in found["runs"][:3]] == ["securexfer", "scp aes128-gcm", "securexfer"]
     assert list(tmp_path.iterdir()) == []
@@ -129,12 +129,14 @@ def test_many_senders_counts_retries_by_what_send_says(module: Any, tmp_path: Pa
     many_senders, peers = module("many_senders"), module("peers")
     (tmp_path / "file").write_bytes(b"content")
     with peers.securexfer_server(tmp_path / "server", ["ana"]) as server, socket.create_server((peers.HOST, 0)) as busy:
+        busy.settimeout(30)
         command = replace(server, port=busy.getsockname()[1]).peer(tmp_path / "file", "ana").client
         with module("measuring").running(command) as sending:
-            for _ in range(3):
+            for _ in range(2):
                 busy.accept()[0].close()
-            sending.terminate()
-            assert sending.stderr.read().decode().count(many_senders.RETRYING) == 2
+            with busy.accept()[0]:
+                sending.terminate()
+                assert sending.stderr.read().decode().count(many_senders.RETRYING) == 2
 
 
 @pytest.mark.parametrize(
