@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import random
 import re
 import shutil
 import sys
@@ -134,6 +135,27 @@ class Reader:
 def test_the_decoder_reads_what_the_vector_says_and_encodes_it_to_the_same_bytes(vector: Vector) -> None:
     policy = NamePolicy.PORTABLE if "portable" in vector.options else NamePolicy.NATIVE
     assert list(Reader(vector.stream, policy).run()) == vector.reading
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=str)
+def test_F13_a_vector_with_random_damage_is_read_or_refused_like_any_other(vector: Vector) -> None:
+    """Every byte that is read is accounted for, and nothing but our own errors comes out."""
+    dice = random.Random(vector.name)
+    for _ in range(200):
+        stream = bytearray(vector.stream)
+        for _ in range(dice.randint(1, 4)):
+            place = dice.randrange(len(stream) + 1)
+            match dice.randrange(4):
+                case 0:
+                    del stream[place:]
+                case 1:
+                    stream[place : place + 1] = dice.randbytes(1)
+                case 2:
+                    stream[place:place] = dice.randbytes(dice.randrange(9))
+                case 3:
+                    del stream[place : place + dice.randrange(200)]
+        for policy in NamePolicy:
+            assert len(list(Reader(bytes(stream), policy).run())) <= 2 + len(stream) // 168 + 2
 
 
 def test_the_example_in_the_specification_is_right() -> None:
