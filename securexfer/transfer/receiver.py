@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from securexfer.storage.base import Staging, Storage
 
 # A group is committed when it holds this much, or is this old. The gain of grouping is nearly whole at 64 files
-# (bench/many_files.py), and each holds a descriptor open.
+# (bench/commit_groups.py), and each holds a descriptor open.
 GROUP_FILES = 64
 GROUP_BYTES = 32 << 20
 GROUP_SECONDS = 0.05
