@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the demo's processes in /proc")
 
+DOCS = Path(__file__).parent.parent / "docs"
 LARGE = 1 << 27  # bytes, a hole: the send takes so long that a test finds it under way
 MADE = [f"arquivo_{number}.txt" for number in range(1, 11)]
 ON_A_TERMINAL = "import os, sys; os.login_tty(0); os.execvp(sys.argv[1], sys.argv[1:])"
@@ -192,6 +193,17 @@ def test_without_a_securexfer_beside_python_its_module_is_run(start: Callable[..
     arguments = Path(f"/proc/{server}/cmdline").read_bytes().split(b"\0")
     assert arguments[:3] == [str(bare / "bin" / "python").encode(), b"-m", b"securexfer"]
     assert demo.end()[0] == 0
+
+
+def test_the_picture_of_the_demo_shows_what_it_shows_now(tmp_path: Path) -> None:
+    """docs/picture.py makes it from a real run. It is small, and fetches nothing."""
+    made, kept = tmp_path / "made.svg", DOCS / "demo.svg"
+    subprocess.run([sys.executable, DOCS / "picture.py", made], env=environment(TMPDIR=str(tmp_path)), check=True)
+    shown = ["".join(re.findall(r"<text[^>]*>(.*?)</text>", each.read_text(), re.DOTALL)) for each in (made, kept)]
+    assert len(shown[0]) > 1000
+    assert shown[0] == shown[1], "make it again: python docs/picture.py"
+    assert kept.stat().st_size < 60_000
+    assert not re.search(r"url\((?!#)|href|<script|<image", kept.read_text())
 
 
 # -- how it fails ------------------------------------------------------------------------------------------------

@@ -218,6 +218,7 @@ def _make_files(directory: Path) -> list[Path]:
 def _compare(sources: Sequence[Path], stored: Path) -> None:
     """Print, for each file, whether what is stored has the source's SHA-256; raise IntegrityError if one has not."""
     note("SHA-256 of what arrived, beside what was sent:")
+    console = Console(highlight=False)
     different = 0
     for source in sources:
         try:
@@ -229,10 +230,11 @@ def _compare(sources: Sequence[Path], stored: Path) -> None:
         except OSError as error:
             arrived = f"({error.strerror})"
         if arrived == sent:
-            print(f"same  {sent}  {show(source.name)}", flush=True)
+            console.print(Text.assemble(("same", "green"), f"  {sent}  {show(source.name)}"), soft_wrap=True)
         else:
             different += 1
-            print(f"DIFFERENT  {show(source.name)}: sent {sent}, arrived {arrived}", flush=True)
+            told = f"  {show(source.name)}: sent {sent}, arrived {arrived}"
+            console.print(Text.assemble(("DIFFERENT", "bold red"), told), soft_wrap=True)
     if different:
         raise IntegrityError(
             f"{different} of {len(sources)} files did not arrive as they were sent",
