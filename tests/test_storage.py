@@ -174,6 +174,20 @@ def test_a_group_is_committed_in_order_each_file_for_itself(make: Callable[..., 
     assert descriptors() == before
 
 
+def test_a_file_that_fails_leaves_no_directories(make: Callable[..., Inbox], root: Path) -> None:
+    storage = make().for_user("ana")
+    too_long = "n" * 256  # stands for any failure after the directories were made
+    group = []
+    for parts in (("new", "a", "b", too_long), ("shared", "x"), ("shared", "c", too_long)):
+        with storage.stage(Name(parts), 1) as staging:
+            staging.write(memoryview(b"1"))
+            staging.seal(hashlib.sha256(b"1").digest())
+        group.append(staging)
+    results = storage.commit(group)
+    assert [isinstance(result, Committed) for result in results] == [False, True, False]
+    assert [str(path.relative_to(root)) for path in sorted((root / "ana").rglob("*"))] == ["ana/shared", "ana/shared/x"]
+
+
 def test_D04_a_thousand_aborted_files_leave_no_promise_of_space_or_quota(
     make: Callable[..., Inbox], root: Path
 ) -> None:

@@ -70,6 +70,7 @@ class Handles:
         self._rules = rules
         self._claim = claim
         self._open: dict[tuple[str, ...], int] = {(): home}
+        self._made: list[tuple[int, str]] = []
         self._touched: set[int] = set()
 
     def parent(self, name: Name) -> int:
@@ -91,6 +92,12 @@ class Handles:
                 failure = failure or errno_name(error)
         return failure
 
+    def remove_unused(self) -> None:
+        """Remove the directories that were made here and have stayed empty: a file that failed leaves nothing."""
+        for above, part in reversed(self._made):
+            with contextlib.suppress(OSError):
+                os.rmdir(part, dir_fd=above)
+
     def close(self) -> None:
         """Let go of all but the home, which is the caller's."""
         for parts, handle in self._open.items():
@@ -108,5 +115,6 @@ class Handles:
             handle, made = enter(above, parts[-1], self._rules)
         self._open[parts] = handle
         if made:
+            self._made.append((above, parts[-1]))
             self._touched.add(above)
         return handle

@@ -72,6 +72,8 @@ class UserStorage:
                     self._withdraw(staging, result, handles, failure) if isinstance(result, Committed) else result
                     for staging, result in zip(staged, results, strict=True)
                 ]
+            if not all(isinstance(result, Committed) for result in results):
+                handles.remove_unused()
             return results
 
     def close(self) -> None:

@@ -1,0 +1,519 @@
+"""Full, failing and dying disks under a real `serve`: what was acknowledged is there, what was not leaves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import re
+import select
+import shutil
+import subprocess
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lab as lab_module
+import pytest
+import stranger_client as stranger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lab import Lab, Server
+
+    LogIn = Callable[[Server, int], stranger.Tls]
+    Traced = Callable[..., tuple[Server, Path]]
+    Tmpfs = Callable[[str], Path]
+
+STAGING = ".securexfer-staging"
+FIRST = "2"  # what the first file is called in staging; 1 is the rehearsal when the server starts
+ANSWERS = 22  # bytes of a TLS record beside its content: header 5, content type 1, tag 16
+
+
+@functools.cache
+def cannot_trace() -> str:
+    """Return why system calls cannot be traced here, if so."""
+    if shutil.which("strace") is None:
+        return "needs strace"
+    command = ["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", os.devnull, "-e", "trace=openat", "true"]
+    return "" if not subprocess.run(command, capture_output=True, check=False).returncode else "strace may not trace"
+
+
+def needs_strace(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.debian(pytest.mark.skipif(bool(cannot_trace()), reason=cannot_trace())(test))
+
+
+@pytest.fixture
+def traced(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Traced:
+    """Start a server whose system calls are traced, and failed, as the options of strace say."""
+
+    def start(*options: str) -> tuple[Server, Path]:
+        trace, program = tmp_path / "trace", tmp_path / "traced"
+        # Quick, but signals that are injected get lost with it (strace 6.1).
+        filtering = [] if "signal=" in options[-1] else ["--seccomp-bpf"]
+        words = ["strace", "-D", "-f", "-y", "-qq", *filtering, "-s", "0", "-o", str(trace), *options]
+        program.write_text(f'#!/bin/sh\nexec {" ".join(words)} -- {lab_module.SECUREXFER} "$@"\n')
+        program.chmod(0o700)
+        with monkeypatch.context() as patch:
+            patch.setattr(lab_module, "SECUREXFER", str(program))
+            return lab.serve(), trace
+
+    return start
+
+
+@pytest.fixture
+def log_in(lab: Lab) -> Iterator[LogIn]:
+    """Begin a session of ana's that announces so many files; it is closed with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(server: Server, files: int) -> stranger.Tls:
+            tls = stack.enter_context(stranger.connect(server.port, str(lab.ca)))
+            assert stranger.log_in(tls, "ana", lab_module.PASSWORD)
+            tls.sendall(stranger.count(files))
+            return tls
+
+        yield begin
+
+
+def send(tls: stranger.Tls, name: str, content: bytes) -> bytes:
+    """Send one file and return its answer."""
+    tls.sendall(stranger.file(name, content))
+    return stranger.answers(tls, 1)
+
+
+# -- failing calls ---------------------------------------------------------------------------------------------
+
+FAULTS = {
+    "write EIO": ("write:error=EIO:when=1", f"{STAGING}/{FIRST}", "IO"),
+    "write EDQUOT": ("write:error=EDQUOT:when=1", f"{STAGING}/{FIRST}", "NOSPACE"),
+    "fsync EIO": ("fsync:error=EIO:when=1", f"{STAGING}/{FIRST}", "IO"),
+    "fsync ENOSPC": ("fsync:error=ENOSPC:when=1", f"{STAGING}/{FIRST}", "NOSPACE"),
+    "fchmod EPERM": ("fchmod:error=EPERM:when=1", f"{STAGING}/{FIRST}", "IO"),
+    "linkat EIO": ("linkat:error=EIO:when=1", "ana", "IO"),
+    "linkat ENOSPC": ("linkat:error=ENOSPC:when=1", "ana", "NOSPACE"),
+    "linkat EROFS": ("linkat:error=EROFS:when=1", "ana", "IO"),
+    "fsync of the directory EIO": ("fsync:error=EIO:when=1", "ana", "IO"),
+    "fsync of the directory ENOSPC": ("fsync:error=ENOSPC:when=1", "ana", "IO"),
+    "close EIO": ("close:error=EIO:when=1", f"{STAGING}/{FIRST}", None),
+}
+
+
+@needs_strace
+@pytest.mark.parametrize("fault", FAULTS)
+def test_D01_D06_D07_a_call_that_fails_once_costs_one_file(lab: Lab, log_in: LogIn, traced: Traced, fault: str) -> None:
+    """The file is neither stored nor visible; the call is not tried again; the next file and session are served."""
+    injected, path, reason = FAULTS[fault]
+    call = injected.partition(":")[0]
+    server, trace = traced("-P", str(lab.inbox / path), "-e", f"trace={call}", "-e", f"inject={injected}")
+    tls = log_in(server, 3)
+    large = b"first" * 100_000
+    assert send(tls, "x", large) == (stranger.REFUSED if reason else stranger.ACCEPTED)
+    assert send(tls, "y", b"second") == stranger.ACCEPTED
+    assert lab.stored() == ({"y": b"second"} if reason else {"x": large, "y": b"second"})
+    lines = trace.read_text().splitlines()
+    assert sum("(INJECTED)" in line for line in lines) == 1
+    assert send(tls, "x", large) == stranger.ACCEPTED
+    if call == "fsync" and path != "ana":
+        assert len([line for line in trace.read_text().splitlines() if "fsync(" in line]) == 1, "it was tried again"
+    assert server.stop() == 0
+    rejected = server.events("file.reject")
+    assert [(event["name"], event["reason"]) for event in rejected] == ([("x", reason)] if reason else [])
+    assert all(fault.rsplit(maxsplit=1)[-1] in event["detail"] for event in rejected)
+
+
+@needs_strace
+def test_D07_in_a_group_only_the_file_whose_sync_failed_is_lost(lab: Lab, log_in: LogIn, traced: Traced) -> None:
+    inject = "inject=fsync:error=EIO:when=1"
+    server, _ = traced("-P", str(lab.inbox / STAGING / "3"), "-e", "trace=fsync", "-e", inject)
+    tls = log_in(server, 3)
+    tls.sendall(b"".join(stranger.file(name, name.encode()) for name in ("a", "b", "c")))
+    assert stranger.answers(tls, 3) == b"\x01\x00\x01"
+    assert lab.stored() == {"a": b"a", "c": b"c"}
+
+
+@needs_strace
+def test_D01_a_directory_whose_sync_failed_shows_none_of_its_group(lab: Lab, log_in: LogIn, traced: Traced) -> None:
+    server, _ = traced("-P", str(lab.inbox / "ana"), "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1")
+    tls = log_in(server, 6)
+    tls.sendall(b"".join(stranger.file(name, name.encode()) for name in ("a", "d/b", "c")))
+    assert stranger.answers(tls, 3) == b"\x00\x00\x00"
+    assert lab.stored() == {}
+    assert not list((lab.inbox / "ana").iterdir())
+    assert [send(tls, name, name.encode()) for name in ("a", "d/b", "c")] == [stranger.ACCEPTED] * 3
+
+
+@needs_strace
+def test_P21_a_disk_without_hard_links_is_refused_at_the_start(lab: Lab, traced: Traced) -> None:
+    with pytest.raises(AssertionError, match=r"has no hard links.*\n.*serve --inbox"):
+        traced("-e", "trace=linkat", "-e", "inject=linkat:error=EPERM")
+    assert not list((lab.inbox / STAGING).iterdir())
+
+
+# -- the order of things ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Call:
+    """A system call of one thread: the paths of its descriptors, and the strings among its arguments."""
+
+    thread: str
+    name: str
+    paths: list[str]
+    strings: list[str]
+    result: int
+
+
+def calls(trace: Path) -> list[Call]:
+    """Return what a trace holds, each thread's calls in their order."""
+    found: list[Call] = []
+    unfinished: dict[str, Call] = {}
+    for line in trace.read_text().splitlines():
+        thread, text = re.fullmatch(r"(\d+) +(.*)", line).groups()
+        resumed = re.fullmatch(r"<\.\.\. \w+ resumed>.*\) += (-?\d+).*", text)
+        if resumed:
+            unfinished[thread].result = int(resumed[1])
+            continue
+        made = re.fullmatch(r"(\w+)\((.*?)(?:\) += (-?\d+).*| <unfinished \.\.\.>)", text)
+        if made:
+            paths, strings = re.findall(r"\d+<([^>]*)>", made[2]), re.findall(r'"([^"]*)"', made[2])
+            found.append(Call(thread, made[1], paths, strings, int(made[3] or 0)))
+            unfinished[thread] = found[-1]
+    return found
+
+
+def answered(of_session: list[Call], files: int) -> dict[int, int]:
+    """Return at which of the calls how many files were answered for, from the sizes of the TLS records."""
+    sent = [
+        (index, call.result - ANSWERS)
+        for index, call in enumerate(of_session)
+        if call.name == "write" and call.paths[0].startswith("socket:")
+    ]
+    assert sent.pop()[1] == 2, "the last is close_notify"
+    found: dict[int, int] = {}
+    while sum(found.values()) < files:
+        index, count = sent.pop()
+        found[index] = count
+    assert sum(found.values()) == files
+    assert sent.pop()[1] == 1, "before the answers comes the login's"
+    return found
+
+
+def check_order(trace: Path, inbox: Path, files: int) -> Counter[int]:
+    """Assert write -> fsync -> link -> fsync of the directory, and of the parents of directories made -> answer.
+
+    Returns how many files each write to the socket answered for.
+    """
+    everything = calls(trace)
+    (thread,) = {call.thread for call in everything if call.name == "linkat" and str(inbox / "ana") in call.paths[1]}
+    of_session = [call for call in everything if call.thread == thread]
+    answers = answered(of_session, files)
+    written: set[str] = set()
+    synced: set[str] = set()
+    published: list[str] = []  # the directory of each file that is linked, in order
+    unsynced: set[str] = set()  # directories with an entry that may not be on disk
+    told = 0
+    for index, call in enumerate(of_session):
+        match call.name:
+            case "write" if STAGING in call.paths[0]:
+                written.add(call.paths[0])
+                synced.discard(call.paths[0])
+            case "fsync" if STAGING in call.paths[0]:
+                assert call.result == 0
+                synced.add(call.paths[0])
+            case "mkdirat":
+                unsynced.add(call.paths[0])
+            case "linkat":
+                staged = f"{call.paths[0]}/{call.strings[0]}"
+                assert staged in written
+                assert staged in synced, "linked before it was synced"
+                published.append(call.paths[1])
+                unsynced.add(call.paths[1])
+            case "fsync":
+                unsynced.discard(call.paths[0])
+        if index in answers:
+            told += answers[index]
+            assert told <= len(published), "answered before it was linked"
+            assert not unsynced & {str(parent) for each in published[:told] for parent in (each, *Path(each).parents)}
+    assert told == files == len(published)
+    return Counter(answers.values())
+
+
+TRACED_CALLS = "trace=write,sendto,fsync,fdatasync,linkat,renameat,renameat2,mkdirat"
+
+
+@needs_strace
+def test_D09_every_file_is_synced_linked_and_its_directory_synced_before_its_answer(
+    lab: Lab, log_in: LogIn, traced: Traced
+) -> None:
+    server, trace = traced("-e", TRACED_CALLS)
+    names = ["x", "d/e/y", "d/z", "large"]
+    tls = log_in(server, len(names))
+    for name in names:
+        assert send(tls, name, name.encode() * (1 + 200_000 * (name == "large"))) == stranger.ACCEPTED
+    assert stranger.rest(tls) == b""
+    assert server.stop() == 0
+    assert check_order(trace, lab.inbox, len(names)) == Counter({1: len(names)})
+
+
+@needs_strace
+def test_D09_the_same_holds_for_a_hundred_files_streamed_at_once(lab: Lab, log_in: LogIn, traced: Traced) -> None:
+    server, trace = traced("-e", TRACED_CALLS)
+    names = [f"d{number % 7}/{number % 3}/{number}" for number in range(100)]
+    tls = log_in(server, len(names))
+    tls.sendall(b"".join(stranger.file(name, name.encode()) for name in names))
+    assert stranger.answers(tls, len(names)) == stranger.ACCEPTED * len(names)
+    assert stranger.rest(tls) == b""
+    assert server.stop() == 0
+    assert max(check_order(trace, lab.inbox, len(names))) > 10, "they were not committed in groups"
+
+
+# -- kill -9 ---------------------------------------------------------------------------------------------------
+
+
+def content_of(name: str) -> bytes:
+    """Return the content that the file of this name has: another for each, up to 300 KiB, now and then 2 MiB."""
+    chance = random.Random(name)
+    return chance.randbytes(2 << 20 if chance.random() < 0.05 else chance.randrange(300 << 10))
+
+
+def stream_until_killed(tls: stranger.Tls, names: Iterator[str]) -> list[str]:
+    """Send one file after the other without waiting; return those whose answer came."""
+    sent: list[str] = []
+    answered = b""
+    with contextlib.suppress(OSError):  # the end comes at any moment
+        for name in names:
+            tls.sendall(stranger.file(name, content_of(name)))
+            sent.append(name)
+            while tls.pending() or select.select([tls], [], [], 0)[0]:
+                answered += tls.recv(1)
+        answered += stranger.answers(tls, len(sent) - len(answered))
+    assert set(answered) <= {1}
+    return sent[: len(answered)]
+
+
+def check_after_death(lab: Lab, acknowledged: set[str]) -> None:
+    """Assert that what is visible is complete, and that all that was acknowledged is visible."""
+    place = lab.inbox / "ana"
+    found = {str(path.relative_to(place)): path for path in place.rglob("*") if path.is_file()}
+    for name, path in found.items():
+        assert path.read_bytes() == content_of(name), f"{name} is not what was sent"
+    assert acknowledged <= set(found)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kill_9_at_any_moment_loses_nothing_acknowledged_and_shows_nothing_incomplete(
+    lab: Lab, log_in: LogIn, seed: int
+) -> None:
+    chance = random.Random(seed)
+    acknowledged: set[str] = set()
+    server = lab.serve()
+    for round_number in range(5):
+        tls = log_in(server, 100_000)
+        killer = threading.Timer(chance.uniform(0.01, 0.4), server.process.kill)
+        killer.start()
+        acknowledged |= set(stream_until_killed(tls, (f"{round_number}/{number}" for number in range(100_000))))
+        killer.join()
+        server.process.wait(10)
+        check_after_death(lab, acknowledged)
+        server = lab.serve()
+        assert not list((lab.inbox / STAGING).iterdir()), "what was left has to be swept at the start"
+        check_after_death(lab, acknowledged)
+    assert acknowledged
+    assert server.stop() == 0
+
+
+MOMENTS = {
+    "write": ("write", f"{STAGING}/3", 1),
+    "fsync of the file": ("fsync", f"{STAGING}/3", 1),
+    "link": ("linkat", "ana", 2),
+    "fsync of the directory": ("fsync", "ana", 2),
+    "unlink from staging": ("unlinkat", STAGING, 3),  # 1 and 2 are the rehearsal's, in another thread
+}
+
+
+@needs_strace
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_kill_9_just_before_each_step_of_a_commit(lab: Lab, log_in: LogIn, traced: Traced, moment: str) -> None:
+    call, path, when = MOMENTS[moment]
+    names = ["a", "b", "c", "d", "e"]
+    server, _ = traced(
+        *("-P", str(lab.inbox / path), "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}")
+    )
+    tls = log_in(server, len(names))
+    acknowledged = []
+    with contextlib.suppress(OSError):
+        acknowledged = [name for name in names if send(tls, name, content_of(name)) == stranger.ACCEPTED]
+    server.process.wait(10)
+    assert len(acknowledged) < len(names), "it was not killed"
+    check_after_death(lab, set(acknowledged))
+    if moment == "unlink from staging":
+        (left,) = (lab.inbox / STAGING).iterdir()
+        assert left.stat().st_nlink == 2
+    again = lab.serve()
+    assert not list((lab.inbox / STAGING).iterdir())
+    tls = log_in(again, len(names))
+    assert [send(tls, name, content_of(name)) for name in names] == [stranger.ACCEPTED] * len(names)
+    assert lab.stored() == {name: content_of(name) for name in names}
+
+
+# -- the same name, the same file ------------------------------------------------------------------------------
+
+
+def test_D11_of_two_senders_with_one_name_at_the_same_moment_exactly_one_is_stored(lab: Lab, log_in: LogIn) -> None:
+    rounds = 100
+    server = lab.serve()
+    barrier = threading.Barrier(2)
+    answers: dict[bytes, list[bytes]] = {b"A": [], b"B": []}
+
+    def run(letter: bytes) -> None:
+        tls = log_in(server, rounds)
+        for number in range(rounds):
+            content = letter * (1 + 1000 * number)
+            barrier.wait(20)
+            answers[letter].append(send(tls, str(number), content))
+
+    threads = [threading.Thread(target=run, args=(letter,)) for letter in answers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stored = lab.stored()
+    for number, pair in enumerate(zip(answers[b"A"], answers[b"B"], strict=True)):
+        assert sorted(pair) == [stranger.REFUSED, stranger.ACCEPTED], f"round {number}"
+        winner = (b"A", b"B")[pair.index(stranger.ACCEPTED)]
+        assert stored[str(number)] == winner * (1 + 1000 * number)
+    assert len(stored) == rounds
+
+
+def test_D12_a_sender_that_died_before_its_answer_sends_again_with_success(
+    lab: Lab, log_in: LogIn, tmp_path: Path
+) -> None:
+    server = lab.serve()
+    tls = log_in(server, 1)
+    tls.sendall(stranger.file("x.csv", b"results"))
+    server.wait_for("file.ok")
+    stranger.leave_by_reset(tls)
+    source = tmp_path / "x.csv"
+    source.write_bytes(b"results")
+    done = lab.send(server, source)
+    assert done.returncode == 0, done.stderr
+    assert server.stop() == 0
+    assert [event["outcome"] for event in server.events("file.ok")] == ["stored", "unchanged"]
+    assert lab.stored() == {"x.csv": b"results"}
+
+
+# -- full disks ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Tmpfs]:
+    """Mount a memory file system with the options given; it goes with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def mount(options: str) -> Path:
+            place = tmp_path / f"tmpfs-{time.monotonic_ns()}"
+            place.mkdir()
+            done = subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+            stack.callback(subprocess.run, ["umount", "-l", str(place)], check=True)
+            return place
+
+        yield mount
+
+
+def free_bytes(place: Path) -> int:
+    found = os.statvfs(place)
+    return found.f_bfree * found.f_frsize
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.root
+def test_D01_a_disk_that_fills_up_in_the_middle_of_a_file(lab: Lab, log_in: LogIn, tmpfs: Tmpfs) -> None:
+    disk = tmpfs("size=1m")
+    server = lab.serve("--inbox", str(disk / "inbox"))
+    lab.inbox = disk / "inbox"
+    tls = log_in(server, 3)
+    assert send(tls, "first", bytes(1000)) == stranger.ACCEPTED
+    before = free_bytes(disk)
+    whole = stranger.file("large", os.urandom(700 << 10))
+    tls.sendall(whole[: 400 << 10])
+    wait_until(lambda: any(path.stat().st_size > 100_000 for path in (disk / "inbox" / STAGING).iterdir()))
+    with contextlib.suppress(OSError), (disk / "somebody else's").open("wb", buffering=0) as other:
+        while other.write(bytes(4096)):
+            pass
+    tls.sendall(whole[400 << 10 :])
+    assert stranger.answers(tls, 1) == stranger.REFUSED
+    (disk / "somebody else's").unlink()
+    assert lab.stored() == {"first": bytes(1000)}
+    assert free_bytes(disk) == before
+    assert send(tls, "small", b"next") == stranger.ACCEPTED
+    assert lab.stored() == {"first": bytes(1000), "small": b"next"}
+    assert server.stop() == 0
+    assert [(event["reason"], event["name"]) for event in server.events("file.reject")] == [("NOSPACE", "large")]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["x", "a/b/c/d/e/f/g/h/x"])
+def test_D02_a_disk_without_inodes(lab: Lab, log_in: LogIn, tmpfs: Tmpfs, name: str) -> None:
+    """With none left a file is refused before it comes; with too few for its directories, none of them stays."""
+    disk = tmpfs("size=8m,nr_inodes=20")
+    server = lab.serve("--inbox", str(disk / "inbox"))
+    lab.inbox = disk / "inbox"
+    tls = log_in(server, 3)
+    assert send(tls, "first", b"1") == stranger.ACCEPTED
+    left = 0 if name == "x" else 4
+    number = 0
+    while os.statvfs(disk).f_ffree > left:
+        (disk / f"somebody else's {number}").touch()
+        number += 1
+    assert send(tls, name, b"2") == stranger.REFUSED
+    assert lab.stored() == {"first": b"1"}
+    assert [path.name for path in (disk / "inbox/ana").rglob("*")] == ["first"]
+    assert os.statvfs(disk).f_ffree == left
+    for number in range(2):  # there a link takes an inode, too
+        (disk / f"somebody else's {number}").unlink()
+    assert send(tls, "y", b"3") == stranger.ACCEPTED
+    assert lab.stored() == {"first": b"1", "y": b"3"}
+    assert server.stop() == 0
+    assert [event["reason"] for event in server.events("file.reject")] == ["NOSPACE"]
+
+
+@pytest.mark.root
+def test_D05_a_disk_of_64_MiB_works_and_its_reserve_stays_free(lab: Lab, tmpfs: Tmpfs, tmp_path: Path) -> None:
+    disk = tmpfs("size=64m")
+    server = lab.serve("--inbox", str(disk / "inbox"))
+    lab.inbox = disk / "inbox"
+    for name, size in (("fits", 50 << 20), ("too-much", 12 << 20), ("small", 1 << 20)):
+        (tmp_path / name).write_bytes(bytes(size))
+        done = lab.send(server, tmp_path / name)
+        assert done.returncode == (5 if name == "too-much" else 0), done.stderr
+    assert {name: len(content) for name, content in lab.stored().items()} == {"fits": 50 << 20, "small": 1 << 20}
+    assert free_bytes(disk) >= (64 << 20) // 20
+    assert server.stop() == 0
+    assert [event["reason"] for event in server.events("file.reject")] == ["NOSPACE"]
+
+
+@pytest.mark.root
+def test_D06_a_disk_that_is_read_only_is_refused_at_the_start(lab: Lab, tmpfs: Tmpfs) -> None:
+    disk = tmpfs("size=8m")
+    (disk / "inbox").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(AssertionError, match=r"inbox cannot be used: Read-only file system"):
+        lab.serve("--inbox", str(disk / "inbox"))
