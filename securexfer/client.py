@@ -32,7 +32,7 @@ from securexfer.errors import (
 from securexfer.hosts import is_address, parse_name
 from securexfer.names import Name, show
 from securexfer.net.connection import Connection, shake_hands
-from securexfer.profiles import address_of, pinned
+from securexfer.profiles import address_of, is_authority, pinned
 from securexfer.wire import framing
 
 if TYPE_CHECKING:
@@ -221,6 +221,10 @@ def connect(target: Target, context: ssl.SSLContext) -> Connection:
     except (OSError, PeerTimeoutError) as error:
         wrapped.close()
         raise _handshake_problem(target, error) from error
+    certificate = wrapped.getpeercert(binary_form=True)
+    if certificate and is_authority(certificate):
+        wrapped.close()
+        raise UntrustedServerError(f"the certificate of {target.address} is not acceptable: it is a CA's own")
     if wrapped.selected_alpn_protocol() not in PROTOCOLS:
         wrapped.close()
         raise NotSecurexferError(

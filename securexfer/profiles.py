@@ -11,10 +11,13 @@ import re
 import stat
 import sys
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from securexfer.errors import ConfigurationError, UntrustedServerError, UsageError
 from securexfer.names import show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PEM = re.compile("-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 _MAX_AUTHORITIES_BYTES = 1 << 20  # a CA file is about 1 KiB; a bundle for a change of CAs, two of them
@@ -132,6 +135,39 @@ def pinned(authorities: str, fingerprint: str) -> str:
         f"no certificate has the fingerprint {fingerprint}; found: {', '.join(other for other, _ in found) or 'none'}",
         hint="Compare with what `securexfer cert show` prints on the server. If they differ, somebody is in between.",
     )
+
+
+def is_authority(certificate: bytes) -> bool:
+    """Whether a certificate (DER) says that it is a CA's: RFC 5280, section 4.2.1.9.
+
+    OpenSSL takes a CA's certificate as a server's, too, and the `ssl` module cannot tell the two apart; a library for
+    certificates takes longer to import than a small file to send. OpenSSL has read `certificate` before, so it is
+    well-formed.
+    """
+    to_be_signed = next(_elements(next(_elements(certificate))[1]))[1]
+    for tag, explicit in _elements(to_be_signed):
+        if tag == _EXTENSIONS:
+            for _, extension in _elements(next(_elements(explicit))[1]):
+                fields = [content for _, content in _elements(extension)]
+                if fields[0] == _BASIC_CONSTRAINTS:
+                    constraints = next(_elements(fields[-1]))[1]
+                    return any(tag == _BOOLEAN and any(content) for tag, content in _elements(constraints))
+    return False
+
+
+_BOOLEAN, _EXTENSIONS = 0x01, 0xA3  # tags of DER; the latter is [3] in a TBSCertificate
+_BASIC_CONSTRAINTS = b"\x55\x1d\x13"  # 2.5.29.19
+
+
+def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield tag and content of each element, one after the other, in DER."""
+    while der:
+        start, size = 2, der[1]
+        if size & 0x80:  # so many bytes of length follow
+            start += size & 0x7F
+            size = int.from_bytes(der[2:start])
+        yield der[0], der[start : start + size]
+        der = der[start + size :]
 
 
 def _certificates(authorities: str) -> list[tuple[str, str]]:

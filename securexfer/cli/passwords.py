@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from securexfer.cli.terminal import is_interactive
+from securexfer.cli.terminal import is_interactive, note
 from securexfer.errors import ConfigurationError, UsageError
-from securexfer.files import check_private
 
 MAX_INPUT_BYTES = 4096  # far above the limit on passwords, which is checked where it is known
 
@@ -46,11 +45,17 @@ def obtain_password(prompt: str, *, from_stdin: bool, file: Path | None, confirm
         if confirm and getpass.getpass("The same again: ", stream=sys.stderr) != password:
             raise UsageError("the two passwords differ", hint="Type the same password twice.")
     except EOFError:
+        note()  # ends the line of the prompt
         raise UsageError("no password was typed", hint="Type it, or add --password-stdin.") from None
+    except KeyboardInterrupt:
+        note()
+        raise
     return password
 
 
 def _from_file(file: Path) -> str:
+    from securexfer.files import check_private
+
     try:
         check_private(file, "the password file")
         with file.open("rb") as opened:

@@ -131,7 +131,7 @@ def _trust(
 
     profile = profiles.Profile.find(goal.host, goal.port)
     user = goal.user or (profile.user if profile else None) or client.login_name()
-    fingerprint = profiles.parse_fingerprint(ca_fingerprint) if ca_fingerprint else None
+    fingerprint = profiles.parse_fingerprint(ca_fingerprint) if ca_fingerprint is not None else None
     if ca:
         authorities = profiles.read_authorities(ca)
     elif profile:

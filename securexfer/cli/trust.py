@@ -36,10 +36,10 @@ def trust(
     target = parse_target(server)
     if target.directory:
         raise UsageError(f"{server!r} names a directory; a server is trusted as a whole", hint="Leave the / away.")
-    if not ca and not ca_fingerprint:
+    if ca is None and ca_fingerprint is None:
         ca_fingerprint = _ask(target.host)
-    fingerprint = parse_fingerprint(ca_fingerprint) if ca_fingerprint else None
-    if ca:
+    fingerprint = parse_fingerprint(ca_fingerprint) if ca_fingerprint is not None else None
+    if ca is not None:
         authorities = authorities_in(sys.stdin.buffer, "standard input") if ca == "-" else read_authorities(Path(ca))
         if fingerprint:
             authorities = pinned(authorities, fingerprint)
@@ -74,4 +74,5 @@ def _ask(host: str) -> str:
             hint="Give --ca-fingerprint SHA256 (`securexfer serve` prints the whole line) or --ca FILE.",
         )
     note(f"`securexfer serve` on {host} prints its CA's fingerprint; so does `securexfer cert show`.")
-    return str(typer.prompt("Fingerprint", err=True)).strip()
+    print("Fingerprint: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
