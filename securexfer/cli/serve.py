@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
-import resource
 import signal
 import socket
 import sys
@@ -88,6 +88,11 @@ def serve(
     ] = None,
 ) -> None:
     """Take files from users, over TLS, until SIGTERM or Ctrl-C."""
+    if os.name != "posix":
+        raise UsageError(
+            "serve runs on Linux and other POSIX systems only; this one can send",
+            hint="Run it on another machine, and here: securexfer trust HOST, securexfer send FILE USER@HOST",
+        )
     from securexfer import certificates
     from securexfer.accounts.database import Accounts
     from securexfer.accounts.logins import Logins
@@ -146,6 +151,8 @@ def _group_id(group: str | None) -> int | None:
 
 def _allow_descriptors() -> None:
     """Raise the soft limit on descriptors towards what a full server uses."""
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
