@@ -163,7 +163,9 @@ def test_A07_a_refused_password_changes_nothing_and_a_short_one_is_warned_of(hom
 
 def test_A20_A22_a_password_is_never_an_argument_and_never_prompted_for_without_a_terminal(home: Path) -> None:
     assert "No such option" in user(home, "add", "alice", "--password", "hunter2hunter2", code=2).stderr
-    assert "--password-stdin" in user(home, "add", "alice", code=2).stderr
+    done = user(home, "add", "alice", stdin=f"{PASSWORD}\n{PASSWORD}\n", code=2)
+    assert "not a terminal" in done.stderr
+    assert "--password-stdin" in done.stderr
     assert not list(home.iterdir())
 
 

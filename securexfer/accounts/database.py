@@ -67,12 +67,12 @@ class Accounts:
     @classmethod
     def create(cls, path: Path) -> Self:
         """Open the database at `path`, made first if there is none; raise ConfigurationError like `open`."""
-        if not path.parent.is_dir():
-            raise ConfigurationError(
-                f"there is no directory {path.parent} to keep the users' database in",
-                hint=f"Make it first: mkdir -m 700 {shlex.quote(str(path.parent))}",
-            )
         try:
+            if not path.parent.is_dir():
+                raise ConfigurationError(
+                    f"there is no directory {path.parent} to keep the users' database in",
+                    hint=f"Make it first: mkdir -m 700 {shlex.quote(str(path.parent))}",
+                )
             with lock_directory(path.parent):
                 if not path.exists() and not path.is_symlink():
                     cls._make(path)
@@ -252,7 +252,11 @@ class Accounts:
             isolation_level=None,  # `_begin` begins transactions
             check_same_thread=False,  # the pool lends a connection to one thread at a time
         )
-        connection.execute("PRAGMA synchronous = FULL")  # a user who was added stays added after a power cut
+        try:
+            connection.execute("PRAGMA synchronous = FULL")  # a user who was added stays added after a power cut
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     def _remember_file(self, _: object, record: Any) -> None:
