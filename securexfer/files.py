@@ -108,7 +108,7 @@ def place_together(directory: Path, contents: Mapping[str, tuple[bytes, int]]) -
     lost. Call it with the lock held, after `roll_forward`; `settle` ends it.
     """
     undecided = directory / _UNDECIDED
-    undecided.mkdir(mode=0o700)
+    make_private_directory(undecided)
     for name, (data, mode) in contents.items():
         make_private_directory((undecided / name).parent)
         create_private(undecided / name, data, mode)

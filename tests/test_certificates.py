@@ -10,12 +10,11 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
+from commands import run, snapshot
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -24,9 +23,7 @@ from securexfer import certificates, hosts
 from securexfer.certificates import making, reading
 from securexfer.errors import ConfigurationError, UntrustedServerError, UsageError
 
-BIN = Path(sys.executable).parent
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away")
 DAY = timedelta(days=1)
 
 
@@ -35,13 +32,6 @@ def certs(tmp_path):
     directory = tmp_path / "certs"
     certificates.initialise(directory, [], force=False)
     return directory
-
-
-def snapshot(directory):
-    return {
-        str(path.relative_to(directory)): (path.stat().st_mode, path.read_bytes() if path.is_file() else None)
-        for path in sorted(directory.rglob("*"))
-    }
 
 
 def forge(directory, names=("localhost",), begin=-DAY, end=89 * DAY, ca=None):
@@ -325,8 +315,7 @@ def test_K06_what_is_broken_is_not_served_and_the_hint_mends_it(certs, case):
         certificates.load(certs)
     assert message.format(certs=certs) in caught.value.message
     assert mend in caught.value.hint
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(["sh", "-c", caught.value.hint], env=os.environ | {"PATH": path}, check=True, capture_output=True)
+    run("sh", "-c", caught.value.hint, cwd="/")
     assert certificates.load(certs).ca_pem == certs / "ca.pem"
 
 
@@ -345,7 +334,6 @@ def test_K06_what_only_a_person_can_mend_is_not_served(certs, breaking, message)
 
 
 @pytest.mark.root
-@needs_root
 def test_K06_a_key_of_somebody_else_is_not_served(certs):
     os.chown(certs / "server.key", 65534, -1)
     with pytest.raises(ConfigurationError, match="belongs to another user") as caught:
