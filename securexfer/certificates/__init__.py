@@ -9,8 +9,8 @@ A server's directory holds four files: `ca.pem` and `ca.key` (the CA, 10 years),
 * The server's certificate carries its CA, so that whoever knows the CA's fingerprint can fetch the CA from the server
   (see `embedded_ca`).
 
-`making` makes keys and certificates and says what is in them, `reading` reads
-the directory and judges it, `changing` changes it.
+`making` makes keys and certificates and says what is in them, `reading` reads the directory and judges it, `changing`
+changes it.
 """
 
 from securexfer.certificates.changing import Issued, initialise, initialising, renew
