@@ -61,16 +61,16 @@ def test_what_is_decided_is_on_disk_before_and_what_is_told_after(tmp_path):
         r"rename.*/\.new\.partial.*/\.new\.ready\"": "D",
         r"fsync\(\d+<.*/certs>": "s",
         r"rename.*/\.new\.ready/": "m",
-        r"write\(1<": "t",
+        r"write\([12]<": "t",
         r"(rmdir|unlinkat).*/\.new\.ready\"": "S",
     }
-    order = "".join(
-        letter
-        for line in trace(["securexfer", "init"], tmp_path)
-        for step, letter in steps.items()
-        if re.match(step, line)
-    )
-    assert re.fullmatch("s(wfd){4}Dsmmmmst+S", order), order
+
+    def order(*command):
+        lines = trace(["securexfer", "init", *command], tmp_path)
+        return "".join(letter for line in lines for step, letter in steps.items() if re.match(step, line))
+
+    assert re.fullmatch("s(wfd){4}Dsmmmmst+S", first := order()), first
+    assert re.search("Dsmmmmmst+S$", forced := order("--force")), forced
 
 
 @pytest.mark.debian

@@ -32,12 +32,14 @@ def init(
         print("Next:")
         for line in _next_commands(found, certs):
             print(f"  {line}", flush=True)
-    if issued.finished:
-        note("This finishes what an earlier command had begun before it was killed.")
-    if issued.backup:
-        note(f"The old files are in {issued.backup}.")
-        note("The old CA and all it vouched for are invalid: every machine that trusted this server has to trust it")
-        note("again, with the new fingerprint. Until then `securexfer send` ends there with exit code 3.")
+        if issued.finished:
+            note("This finishes what an earlier command had begun before it was killed.")
+        if issued.backup:
+            note(f"The old files are in {issued.backup}.")
+            note(
+                "The old CA and all it vouched for are invalid: every machine that trusted this server has to trust it"
+            )
+            note("again, with the new fingerprint. Until then `securexfer send` ends there with exit code 3.")
 
 
 def register(app: typer.Typer) -> None:
