@@ -29,7 +29,7 @@ _UPDATE_SECONDS = 0.1  # a terminal shows no more, and many small files would sp
 
 
 class Display:
-    """Two lines at the bottom of the terminal, until `stop`. Drawn to fit terminals from 40 columns on."""
+    """Two lines at the bottom of the terminal, from `start` to `stop`. Drawn to fit terminals from 40 columns on."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = items
@@ -40,6 +40,9 @@ class Display:
         self._whole = self._progress.add_task("Total", total=self._total)
         self._current = -1
         self._next = 0.0
+
+    def start(self) -> None:
+        """Take the terminal."""
         self._progress.start()
 
     def update(self, item: Item) -> None:

@@ -61,7 +61,9 @@ class Report:
         elif self._wanted and time.monotonic() - self._started >= _DISPLAY_AFTER_SECONDS:
             from securexfer.cli.progress import Display
 
+            # Noted before it takes the terminal, so that Ctrl-C at any moment finds what to give it back with.
             self._display = Display(self._items)
+            self._display.start()
 
     def ended(self, item: Item) -> None:
         """Report one file: always as JSON, by a line for people if it failed and is not the only one."""
