@@ -150,6 +150,11 @@ class Detour:
     def release(self) -> None:
         self._released.set()
 
+    @property
+    def used(self) -> bool:
+        """Whether anybody has come by."""
+        return bool(self._listener.count)
+
     def _answer(self, client: socket.socket) -> None:
         with socket.create_connection((HOST, self._to), 30) as server:
             back = threading.Thread(target=self._carry_back, args=(server, client))
