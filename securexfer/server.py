@@ -2,15 +2,15 @@
 
 One thread accepts and never waits for a peer; each connection has a worker thread that owns its TLS object and
 does everything else, the handshake included. What somebody without an account can hold is bounded here: so
-many unfinished handshakes in all and from one source, the oldest of the largest source going first, each for
-ten seconds; then a login of 256 bytes, which has ten seconds to arrive.
+many connections that have not handed in a login, in all and from one source, the oldest of the largest source
+going first; ten seconds each for the handshake and the login; then a place in the queue of logins, or none.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
-import ipaddress
 import itertools
 import os
 import select
@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 
 from securexfer.errors import (
     BusyError,
-    ConfigurationError,
     LoginRefusedError,
     PeerTimeoutError,
     ProtocolError,
@@ -40,6 +39,7 @@ from securexfer.events import (
     TlsFailed,
 )
 from securexfer.net.connection import Connection, shake_hands
+from securexfer.net.listening import plain_address
 from securexfer.transfer.receiver import Receiver, Session
 from securexfer.wire import framing
 
@@ -51,10 +51,11 @@ if TYPE_CHECKING:
     from securexfer.storage.local import Inbox
 
 PROTOCOLS = (framing.ALPN,)
-BACKLOG = 1024  # connections the kernel holds until they are accepted; more than the caps below can use
 DESCRIPTOR_PAUSE = 0.2  # seconds without accepting when descriptors or threads have run out
 STACK_SIZE = 1 << 20  # bytes for a worker's stack: enough for OpenSSL and a few dozen Python frames
 HOUSEKEEPING_SECONDS = 5.0
+HIT_SECONDS = 1.0  # between two lines of the log about one source and one limit
+MAX_HITS = 4096  # sources remembered for that; the one not heard of for longest is forgotten
 FORCED_SECONDS = 2.0  # how long workers get to end after their sockets were shut down
 
 
@@ -62,8 +63,8 @@ FORCED_SECONDS = 2.0  # how long workers get to end after their sockets were shu
 class Limits:
     """What the server allows. Seconds, bytes and counts; none of them has a value that means unlimited."""
 
-    handshakes: int = 256  # unfinished ones, in all
-    handshakes_per_source: int = 64  # labs sit behind one address translator
+    handshakes: int = 256  # connections without a login, or at their end, in all
+    handshakes_per_source: int = 64  # of them; labs sit behind one address translator
     handshake_seconds: float = 10.0
     login_seconds: float = 10.0  # the client's silence; its time in our queue does not count
     sessions: int = 512
@@ -72,17 +73,26 @@ class Limits:
     grace_seconds: float = 10.0  # for running files, when the server is told to stop
 
 
+class _Phase(enum.Enum):
+    """How far a connection is. Only one that has handed in a login is safe from being ended for a newer one."""
+
+    PROVING = enum.auto()  # handshake, then the bytes of a login
+    WAITING = enum.auto()  # for its login to be checked; the queue has a limit of its own
+    SESSION = enum.auto()
+    ENDING = enum.auto()  # until the peer has read the last answer
+
+
 @dataclass(eq=False, slots=True)
 class _Peer:
-    """One connection, from accept to close. `handshaking` and `user` change under the server's lock."""
+    """One connection, from accept to close. `phase` and `evicted` change under the server's lock."""
 
     number: int
     address: str
     sock: ssl.SSLSocket
     since: float = field(default_factory=time.monotonic)
-    handshaking: bool = True
+    phase: _Phase = _Phase.PROVING
     evicted: bool = False
-    user: str | None = None
+    user: str = ""
 
 
 class Server:
@@ -110,6 +120,7 @@ class Server:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._peers: set[_Peer] = set()
+        self._hits: dict[tuple[str, str], tuple[float, int]] = {}  # when it was last logged, and how often not since
         self._stops = 0
         self._wake_out, self._wake_in = os.pipe()
         os.set_blocking(self._wake_in, False)
@@ -157,11 +168,11 @@ class Server:
                 return
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
-                    self._observe(LimitHit("", "descriptors", errno.errorcode[error.errno]))
+                    self._hit("", "descriptors", errno.errorcode[error.errno])
                     self._pause()
                     return
                 continue  # that connection is gone already (ECONNABORTED and the like)
-            self._admit(sock, _plain_address(address[0]))
+            self._admit(sock, plain_address(address[0]))
 
     def _pause(self) -> None:
         poll = select.poll()
@@ -186,25 +197,27 @@ class Server:
                 _cut(victim.sock)
             self._peers.add(peer)
         if victim:
-            self._observe(LimitHit(victim.address, "handshakes", "the oldest unfinished handshake was ended"))
+            self._hit(victim.address, "handshakes", "the oldest connection without a login was ended")
         try:
             threading.Thread(target=self._work, args=(peer,), daemon=True, name=f"peer-{peer.number}").start()
         except RuntimeError as error:
-            self._observe(LimitHit(address, "threads", str(error)))
+            self._hit(address, "threads", str(error))
             self._forget(peer)
             self._pause()
 
     def _victim(self, address: str) -> _Peer | None:
         """Return the handshake to end so that one more from `address` keeps within the caps. Called with the lock."""
-        waiting = [peer for peer in self._peers if peer.handshaking and not peer.evicted]
-        held = Counter(peer.address for peer in waiting)
+        loose = {_Phase.PROVING, _Phase.ENDING}
+        holders = [peer for peer in self._peers if peer.phase in loose and not peer.evicted]
+        held = Counter(peer.address for peer in holders)
         if held[address] >= self._limits.handshakes_per_source:
             source = address
-        elif len(waiting) >= self._limits.handshakes:
+        elif len(holders) >= self._limits.handshakes:
             source = held.most_common(1)[0][0]
         else:
             return None
-        return min((peer for peer in waiting if peer.address == source), key=lambda peer: peer.since)
+        candidates = (peer for peer in holders if peer.address == source)
+        return min(candidates, key=lambda peer: (peer.phase is _Phase.ENDING, peer.since))
 
     # -- one connection, in its worker -----------------------------------------------------------------------------
 
@@ -217,6 +230,7 @@ class Server:
                 try:
                     self._run_session(peer, connection)
                 finally:
+                    self._enter(peer, _Phase.ENDING)
                     connection.finish()
             else:
                 reason = "tls"
@@ -241,8 +255,6 @@ class Server:
             problem = _handshake_problem(error)
         except OSError as error:
             problem = errno.errorcode.get(error.errno or 0, "closed")
-        with self._lock:
-            peer.handshaking = False
         if problem:
             self._observe(TlsFailed(peer.number, peer.address, "evicted" if peer.evicted else problem))
             return None
@@ -251,6 +263,7 @@ class Server:
     def _run_session(self, peer: _Peer, connection: Connection) -> None:
         raw = connection.receive(framing.LOGIN_SIZE, time.monotonic() + self._limits.login_seconds)
         started = time.monotonic()
+        self._enter(peer, _Phase.WAITING)
         try:
             login: framing.Login | None = framing.Login.decode(raw)
         except ProtocolError:
@@ -267,7 +280,7 @@ class Server:
             raise
         except BusyError as error:
             # Protocol 1 has no word for this: the session ends without an answer, which means "not now".
-            self._observe(LimitHit(peer.address, "logins", error.message))
+            self._hit(peer.address, "logins", error.message)
             raise
         self._observe(LoginAccepted(peer.number, peer.address, user, time.monotonic() - started))
         self._enter_session(peer, user)
@@ -280,16 +293,32 @@ class Server:
     def _enter_session(self, peer: _Peer, user: str) -> None:
         """Count the peer as a session of `user`; raise BusyError if there are too many."""
         with self._lock:
-            users = [other.user for other in self._peers if other.user]
+            users = [other.user for other in self._peers if other.phase is _Phase.SESSION]
             if len(users) >= self._limits.sessions:
                 limit, detail = "sessions", f"{len(users)} sessions are running"
             elif users.count(user) >= self._limits.sessions_per_user:
                 limit, detail = "sessions per user", f"{user} has {users.count(user)} sessions running"
             else:
-                peer.user = user
+                peer.user, peer.phase = user, _Phase.SESSION
                 return
-        self._observe(LimitHit(peer.address, limit, detail))
+        self._hit(peer.address, limit, detail)
         raise BusyError(detail)
+
+    def _hit(self, address: str, limit: str, detail: str) -> None:
+        """Log that a limit refused something: once a second for each source and limit, with the number left out."""
+        now = time.monotonic()
+        with self._lock:
+            since, unsaid = self._hits.pop((address, limit), (float("-inf"), 0))
+            quiet = now - since < HIT_SECONDS
+            self._hits[address, limit] = (since, unsaid + 1) if quiet else (now, 0)
+            if len(self._hits) > MAX_HITS:
+                del self._hits[next(iter(self._hits))]
+        if not quiet:
+            self._observe(LimitHit(address, limit, f"{detail} ({unsaid} more before)" if unsaid else detail))
+
+    def _enter(self, peer: _Peer, phase: _Phase) -> None:
+        with self._lock:
+            peer.phase = phase
 
     def _forget(self, peer: _Peer) -> None:
         # Closed under the lock, so that nobody cuts a descriptor that already is somebody else's.
@@ -308,62 +337,17 @@ class Server:
         deadline = time.monotonic() + self._limits.grace_seconds
         with self._changed:
             for peer in self._peers:
-                if not peer.user:
+                if peer.phase is _Phase.PROVING:
                     _cut(peer.sock)
             while self._peers and self._stops < 2 and time.monotonic() < deadline:
                 self._changed.wait(0.1)  # short: the second stop comes from a signal handler, which takes no lock
-            finished = not any(peer.user for peer in self._peers)
+            finished = not any(peer.phase is _Phase.SESSION for peer in self._peers)
             for peer in self._peers:
                 _cut(peer.sock)
             deadline = time.monotonic() + FORCED_SECONDS
             while self._peers and time.monotonic() < deadline:
                 self._changed.wait(0.1)
         return finished
-
-
-def listen(host: str | None, port: int) -> list[socket.socket]:
-    """Return listening sockets for a host name or address, or for all interfaces where `host` is None.
-
-    Raises ConfigurationError for a port in use, one that needs root, or a host that is not this machine's.
-    """
-    try:
-        if host is None:
-            if socket.has_dualstack_ipv6():
-                with contextlib.suppress(OSError):
-                    return [
-                        socket.create_server(("::", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
-                    ]
-            return [socket.create_server(("", port), backlog=BACKLOG)]
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        sockets = []
-        for family, _, _, _, address in dict.fromkeys(found):
-            sockets.append(socket.create_server(address[:2], family=family, backlog=BACKLOG))
-            port = port or sockets[0].getsockname()[1]
-        return sockets
-    except OSError as error:
-        raise _cannot_listen(host, port, error) from error
-
-
-def _cannot_listen(host: str | None, port: int, error: OSError) -> ConfigurationError:
-    if error.errno == errno.EADDRINUSE:
-        return ConfigurationError(
-            f"port {port} is in use on this machine", hint=f"Choose another: securexfer serve --port {port + 1}"
-        )
-    if error.errno in {errno.EACCES, errno.EPERM}:
-        return ConfigurationError(
-            f"port {port} needs root", hint="Choose one from 1024 on: securexfer serve --port 9090"
-        )
-    return ConfigurationError(
-        f"cannot listen on {host or 'all interfaces'} port {port}: {error.strerror or error}",
-        hint="Give an address of this machine, or leave --host out to listen on all of them.",
-    )
-
-
-def _plain_address(address: str) -> str:
-    """Return an address as people write it: an IPv4 peer of a dual-stack socket is an IPv4 peer."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return str(mapped or parsed)
 
 
 def _handshake_problem(error: ssl.SSLError) -> str:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "troubleshooting.md"
 
 # Rooms whose errors a person meets at the prompt while setting up, trusting and sending: all of them are explained.
-EXPLAINED = ("client.py", "profiles.py", "server.py", "net/tls.py", "cli/passwords.py", "cli/trust.py", "cli/send.py")
+EXPLAINED = ("client.py", "profiles.py", "net/listening.py", "net/tls.py", "cli/passwords.py", "cli/trust.py", "cli/send.py")
 
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)}
 

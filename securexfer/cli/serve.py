@@ -98,7 +98,8 @@ def serve(
     from securexfer.accounts.logins import Logins
     from securexfer.events import ServerStarted, ServerStopped
     from securexfer.identity import Identity
-    from securexfer.server import Limits, Server, listen
+    from securexfer.net.listening import listen
+    from securexfer.server import Limits, Server
     from securexfer.storage.local import Inbox, Rules
 
     place = Home.find(context, home)
