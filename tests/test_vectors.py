@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -18,22 +19,25 @@ import stranger_client as stranger
 from lab import Lab, Server
 from vectors.loading import Vector, load, load_all
 
+from securexfer import client
+from securexfer.accounts.logins import WAITING
+from securexfer.certificates.making import EMBEDDED_CA
 from securexfer.errors import ProtocolError, UnsafeNameError
 from securexfer.names import NamePolicy
+from securexfer.net.connection import DRAIN_SECONDS
+from securexfer.net.payload import IDLE_SECONDS, MINIMUM_RATE, RATE_GRACE_SECONDS, RATE_WINDOW_SECONDS
+from securexfer.server import Limits
+from securexfer.transfer.sender import ANSWER_RATE, ANSWER_SECONDS
 from securexfer.wire import framing
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterator
 
 VECTORS = load_all()
 PROTOCOL = Path(__file__).parent.parent / "docs" / "PROTOCOL.md"
 WAYS_TO_LEAVE = (stranger.leave_in_order, stranger.leave_without_a_word, stranger.leave_by_reset)
-LIVE = [
-    pytest.param(vector, leave, id=f"{vector}-{leave.__name__}" if leave else str(vector))
-    for vector in VECTORS
-    for leave in (WAYS_TO_LEAVE if vector.leaves else (None,))
-]
+# In turn, since every one of them is tried in every field by test_stranger.py.
+LEAVING = dict(zip((vector.name for vector in VECTORS if vector.leaves), itertools.cycle(WAYS_TO_LEAVE)))
 
 
 # -- the loader -----------------------------------------------------------------------------------------------
@@ -175,6 +179,40 @@ def test_the_example_in_the_specification_is_right() -> None:
     assert f" = {len(said['>'])} bytes" in text
 
 
+def test_the_limits_in_the_specification_are_those_of_the_code() -> None:
+    """Section 10, row by row; and the waits that sections 4, 7 and 13 ask of a client."""
+    text = PROTOCOL.read_text(encoding="utf-8")
+    table = text.partition("## 10. ")[2].partition("## 11. ")[0]
+    found = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", table, re.MULTILINE)[1:])
+    limits = Limits()
+    assert found == {
+        "TLS handshake": f"{limits.handshake_seconds:.0f} s in all",
+        "connections that have not handed in a login, or are at their end": (
+            f"{limits.handshakes}, and {limits.handshakes_per_source} from one address"
+        ),
+        "login, both fields": f"{limits.login_seconds:.0f} s in all",
+        "logins that wait to be checked": f"{WAITING}",
+        "sessions": f"{limits.sessions}, and {limits.sessions_per_user} of one user",
+        "text field": f"{framing.TEXT_SIZE} bytes",
+        "count": f"{framing.MAX_COUNT:,}".replace(",", " "),
+        "count; a name and its size; a digest": f"{IDLE_SECONDS:.0f} s each, in all",
+        "silence within the content": f"{IDLE_SECONDS:.0f} s",
+        f"rate within the content, from {RATE_GRACE_SECONDS:.0f} s after its beginning on": (
+            f"{MINIMUM_RATE} bytes/s over the last {RATE_WINDOW_SECONDS:.0f} s"
+        ),
+        "size": f"2^{limits.largest_file.bit_length() - 1} bytes, unless the server was told otherwise",
+        "reading on after the end": f"{DRAIN_SECONDS:.0f} s",
+    }
+    assert limits.largest_file == 1 << 40
+    assert f"at least\n{client.LOGIN_SECONDS:.0f} s for this answer" in text
+    assert f"at least {ANSWER_SECONDS:.0f} s, and one second more for every {ANSWER_RATE // 10**6} MB" in text
+    assert f"Begin to read within {DRAIN_SECONDS:.0f} s after the last byte" in text
+
+
+def test_the_extension_that_carries_the_ca_is_the_one_in_the_specification() -> None:
+    assert f"`{EMBEDDED_CA.dotted_string}`" in PROTOCOL.read_text(encoding="utf-8")
+
+
 # -- a running server -----------------------------------------------------------------------------------------
 
 
@@ -206,10 +244,11 @@ def serving(tmp_path_factory: pytest.TempPathFactory, lab_source: Path) -> Itera
         assert "Traceback" not in server.log_path.read_text()
 
 
-@pytest.mark.parametrize(("vector", "leave"), LIVE)
+@pytest.mark.parametrize("vector", VECTORS, ids=str)
 def test_A01_A03_F01_to_F12_P01_a_server_does_what_the_vector_says(
-    vector: Vector, leave: Callable[[ssl.SSLSocket], None] | None, serving: Callable[..., tuple[Lab, Server]]
+    vector: Vector, serving: Callable[..., tuple[Lab, Server]]
 ) -> None:
+    leave = LEAVING.get(vector.name)
     lab, server = serving(vector.options)
     user = vector.account[0]
     shutil.rmtree(lab.inbox / user, ignore_errors=True)
