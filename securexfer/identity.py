@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from securexfer import certificates
-from securexfer.errors import SecurexferError
+from securexfer.errors import ConfigurationError, SecurexferError
 from securexfer.events import KeyNotice
 from securexfer.net.tls import server_context
 from securexfer.wire import framing
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from securexfer.events import Observer
 
 CHECK_SECONDS = 10.0  # between looks at the files; SIGHUP does not wait for the next
+_ATTEMPTS = 3  # at loading a certificate that is being renewed this very moment
 WARNING_DAYS = (30, 14, 7, 1)  # before the end; the shipped way to renew does so well before the first
 
 
@@ -29,9 +30,8 @@ class Identity:
         """Load the certificate and its key; raises ConfigurationError, which names the file and the mend."""
         self._directory = directory
         self._observe = observe
-        self.certificate = certificates.load(directory)
-        self._seen = self._stamp()
-        self._context = self._build()
+        self._seen = self._stamp()  # before loading: what changes meanwhile is loaded again
+        self.certificate, self._context = self._load()
         self._next = 0.0
         self._warned: int | None = None
 
@@ -56,22 +56,32 @@ class Identity:
         self._warn()
 
     def _reload(self) -> None:
+        before = self.certificate
         try:
-            before, self.certificate = self.certificate, certificates.load(self._directory)
-            self._context = self._build()
-        except (SecurexferError, OSError) as error:
+            self.certificate, self._context = self._load()
+        except SecurexferError as error:
             self._observe(KeyNotice(f"the certificate was not reloaded, the old one stays in use: {error}"))
             return
         if before.not_after != self.certificate.not_after:
             self._warned = None
             self._observe(KeyNotice(f"the certificate was reloaded; it ends on {self.certificate.not_after:%Y-%m-%d}"))
 
-    def _build(self) -> ssl.SSLContext:
-        return server_context(self.certificate.certificate, self.certificate.key, [framing.ALPN])
+    def _load(self) -> tuple[certificates.ServerCertificate, ssl.SSLContext]:
+        """Return the certificate and a context that shows it; both files may be replaced between two looks at them."""
+        for attempt in range(_ATTEMPTS):
+            found = certificates.load(self._directory)
+            try:
+                return found, server_context(found.certificate, found.key, [framing.ALPN])
+            except OSError as error:  # an SSLError is one
+                if attempt == _ATTEMPTS - 1:
+                    raise ConfigurationError(
+                        f"the certificate {found.certificate} cannot be used: {error}", hint="securexfer cert renew"
+                    ) from error
+        raise AssertionError
 
     def _stamp(self) -> tuple[tuple[int, int], ...] | None:
         try:
-            found = [path.stat() for path in (self.certificate.certificate, self.certificate.key)]
+            found = [(self._directory / name).stat() for name in ("server.pem", "server.key")]
         except OSError:
             return ()
         return tuple((status.st_ino, status.st_mtime_ns) for status in found)

@@ -60,3 +60,11 @@ def test_an_inbox_that_cannot_hold_a_file_is_wrong(lab: Lab) -> None:
     found = lab.run("doctor", "--home", lab.home)
     assert found.returncode == 2
     assert "cannot hold received files" in found.stdout
+
+
+def test_what_the_command_line_says_of_the_home_wins_over_the_environment(lab: Lab) -> None:
+    elsewhere = {"SECUREXFER_HOME": str(lab.config)}
+    assert "users: 5" in lab.run("doctor", "--home", lab.home, env=elsewhere).stdout
+    assert "users: 5" in lab.run("--home", lab.home, "doctor", env=elsewhere).stdout
+    assert "users: 5" in lab.run("doctor", env={"SECUREXFER_HOME": str(lab.home)}).stdout
+    assert "users: 5" not in lab.run("doctor", env=elsewhere).stdout

@@ -14,9 +14,25 @@ ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "troubleshooting.md"
 
 # Rooms whose errors a person meets at the prompt while setting up, trusting and sending: all of them are explained.
-EXPLAINED = ("client.py", "profiles.py", "net/listening.py", "net/tls.py", "cli/passwords.py", "cli/trust.py", "cli/send.py")
+EXPLAINED = (
+    "client.py",
+    "profiles.py",
+    "net/listening.py",
+    "net/tls.py",
+    "cli/passwords.py",
+    "cli/trust.py",
+    "cli/send.py",
+)
 
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)}
+
+
+def texts_of(node: ast.expr) -> list[str]:
+    """Return the messages that an argument may be, with … for what varies."""
+    if isinstance(node, ast.IfExp):
+        return texts_of(node.body) + texts_of(node.orelse)
+    text = text_of(node)
+    return [re.sub("…+", "…", text)] if text and " " in text else []
 
 
 def text_of(node: ast.expr) -> str | None:
@@ -33,9 +49,7 @@ def messages(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
-            text = text_of(node.args[0]) if node.func.id in ERRORS else None
-            if text and " " in text:
-                found.add(re.sub("…+", "…", text))
+            found.update(texts_of(node.args[0]) if node.func.id in ERRORS else [])
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +13,8 @@ HomeOption = Annotated[
     Path | None,
     typer.Option(
         "--home",
-        envvar="SECUREXFER_HOME",
         metavar="DIR",
-        help="Directory of certs/, users.db and inbox/. Default: the current directory.",
+        help="Directory of certs/, users.db and inbox/. Default: SECUREXFER_HOME, else the current directory.",
     ),
 ]
 CertsOption = Annotated[Path | None, typer.Option("--certs", metavar="DIR", help="Directory of the certificates.")]
@@ -30,8 +30,9 @@ class Home:
 
     @classmethod
     def find(cls, context: typer.Context, home: Path | None) -> Home:
-        """Return the home that the command, or the word before it, or the environment, names; else this directory."""
-        chosen = home or context.find_root().obj
+        """Return the home that the command names, or what stands before it, or the environment; else this directory."""
+        # Not typer's `envvar`: at the command it would win over what stands before the command.
+        chosen = home or context.find_root().obj or os.environ.get("SECUREXFER_HOME")
         return cls(Path(chosen or ".").absolute(), named=chosen is not None)
 
     @property
