@@ -261,6 +261,18 @@ def test_other_content_is_refused_and_the_old_stays(
     assert stored(root) == {"x": b"same"}
 
 
+@pytest.mark.parametrize("policy", [OnConflict.REFUSE, OnConflict.SKIP])
+def test_what_cannot_be_stored_is_refused_before_its_bytes_come(
+    make: Callable[..., Inbox], root: Path, policy: OnConflict
+) -> None:
+    storage = make(on_conflict=policy).for_user("ana")
+    store(storage, "x", b"same")
+    (root / "ana/d").mkdir()
+    for name, size in (("x", 5), ("d", 4), ("x/y", 4)):
+        with pytest.raises(NameTakenError):
+            storage.stage(Name.parse(name), size)
+
+
 @pytest.mark.parametrize(
     ("name", "second", "third"),
     [
