@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 DAY = timedelta(days=1)
+BUFFER = 1 << 16  # so that what a client has sent is not far ahead of what has passed
 
 
 # -- connections -------------------------------------------------------------------------------------------------
@@ -36,10 +37,12 @@ DAY = timedelta(days=1)
 class Listener:
     """Answers at `port`: each connection is given to `answer` in a thread of its own, and closed afterwards."""
 
-    def __init__(self, answer: Callable[[socket.socket], None]) -> None:
+    def __init__(self, answer: Callable[[socket.socket], None], buffer: int | None = None) -> None:
         self.count = 0  # connections so far
         self._answer = answer
         self._socket = socket.create_server((HOST, 0))
+        if buffer:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.port: int = self._socket.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
@@ -136,7 +139,7 @@ class Detour:
         self._rate = rate
         self._released = threading.Event()
         self.held = threading.Event()
-        self._listener = Listener(self._answer)
+        self._listener = Listener(self._answer, buffer=BUFFER)
         self.port = self._listener.port
 
     def __enter__(self) -> Self:

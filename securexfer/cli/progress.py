@@ -1,9 +1,12 @@
-"""Progress on a terminal: the file that is under way and the whole, each with its rate and the time it still takes."""
+"""Progress on a terminal: the file that is under way and the whole, each with its rate and the time it still takes.
+
+A thread looks, a few times a second, how far the transfer has come; the transfer itself never draws, however many
+pieces or small files it consists of.
+"""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,72 +24,86 @@ from rich.table import Column
 from securexfer.names import show
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import threading
+    from collections.abc import Callable, Sequence
 
     from securexfer.transfer.sender import Item
 
-_UPDATE_SECONDS = 0.1  # a terminal shows no more, and many small files would spend their time drawing
+_DRAW_SECONDS = 0.2  # between two looks
 
 
 class Display:
-    """Two lines at the bottom of the terminal, from `start` to `stop`. Drawn to fit terminals from 40 columns on."""
+    """Two lines at the bottom of the terminal while `run` runs. Drawn to fit terminals from 40 columns on."""
 
-    def __init__(self, items: Sequence[Item]) -> None:
+    def __init__(self, items: Sequence[Item], current: Callable[[], Item | None]) -> None:
+        """Show how far `items` have come; `current` tells which of them was the last to move. They move in order."""
         self._items = items
+        self._current = current
         self._total = sum(item.size for item in items if item.open)
+        self._counted = 0  # of the first so many items, what was sent is in `_sent`
+        self._sent = 0
         console = Console(stderr=True, highlight=False)
-        self._progress = Progress(*_columns(console.width), console=console, expand=console.width < _WIDE)
-        self._file = self._progress.add_task("", total=None)
+        self._progress = Progress(*_columns(console.width), console=console, transient=True, auto_refresh=False)
+        self._file = self._progress.add_task("", visible=False)
         self._whole = self._progress.add_task("Total", total=self._total)
-        self._current = -1
-        self._next = 0.0
+        self._shown: Item | None = None
 
-    def start(self) -> None:
-        """Take the terminal."""
-        self._progress.start()
-
-    def update(self, item: Item) -> None:
-        """Show that a file has come further."""
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + _UPDATE_SECONDS
-        if item.index != self._current:
-            self._current = item.index
-            self._progress.reset(self._file, total=item.size, description=show(item.name))
-        self._progress.update(self._file, completed=item.sent)
-        sent = sum(item.sent for item in self._items)
-        self._progress.update(self._whole, completed=sent)
-        if sent >= self._total:
-            self._progress.update(self._whole, description="Storing")
+    def run(self, over: threading.Event) -> None:
+        """Draw until it is over, then take the progress away and give the terminal back."""
+        self._look()
+        with self._progress:
+            while not over.wait(_DRAW_SECONDS):
+                self._look()
+                self._progress.refresh()
 
     def say(self, text: str) -> None:
         """Print a line above the progress."""
-        self._progress.console.print(text, markup=False)
+        self._progress.console.print(text, markup=False, soft_wrap=True)
 
-    def stop(self) -> None:
-        """Take the progress away and give the terminal back."""
-        self._progress.stop()
+    def _look(self) -> None:
+        item = self._current()
+        if item is None:
+            return
+        if item is not self._shown:
+            self._shown = item
+            self._progress.reset(self._file, total=item.size, description=show(item.name), visible=True)
+        if item.index < self._counted:  # what was left has begun anew in another session
+            self._counted = self._sent = 0
+        self._sent += sum(before.sent for before in self._items[self._counted : item.index])
+        self._counted = item.index
+        sent = self._sent + item.sent
+        self._progress.update(self._file, completed=item.sent)
+        self._progress.update(self._whole, completed=sent, description="Total" if sent < self._total else "Storing")
 
 
-_NARROW, _WIDE = 60, 120
+_NARROW, _WIDE = 60, 120  # columns of a terminal
+_PERCENT, _SIZES, _SPEED, _TIME = 4, 16, 11, 7  # columns of ours, as wide as their longest text
+_SPARE = 4  # at the right: room for the ^C that a terminal writes, which would else break the line
 
 
 def _columns(width: int) -> list[ProgressColumn]:
     """Return what fits: the name, the share, rate and time left always; a bar and the sizes where there is room."""
-    name = max(8, width - 30) if width < _NARROW else 20 if width < _WIDE else 50
+    room = width - _PERCENT - _SPEED - _TIME - len("   ") - _SPARE
+    if width < _NARROW:
+        name, bar, sizes = max(8, room), 0, 0
+    elif width < _WIDE:
+        name, bar, sizes = 20, room - 20 - 1, 0
+    else:
+        name, bar, sizes = 40, min(60, room - 40 - _SIZES - 2), _SIZES
     columns: list[ProgressColumn] = [
-        TextColumn(
-            "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", width=name)
-        ),
+        TextColumn("{task.description}", markup=False, table_column=_column(name, overflow="ellipsis"))
     ]
-    if width >= _NARROW:
-        columns.append(BarColumn(bar_width=None if width < _WIDE else 60))
-    columns.append(TaskProgressColumn(table_column=Column(no_wrap=True, width=4)))
-    if width >= _WIDE:
-        columns.append(DownloadColumn(table_column=Column(no_wrap=True)))
+    if bar:
+        columns.append(BarColumn(bar_width=bar))
+    columns.append(TaskProgressColumn(table_column=_column(_PERCENT)))
+    if sizes:
+        columns.append(DownloadColumn(table_column=_column(sizes, justify="right")))
     columns += [
-        TransferSpeedColumn(table_column=Column(no_wrap=True, justify="right", width=10)),
-        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, width=7)),
+        TransferSpeedColumn(table_column=_column(_SPEED, justify="right")),
+        TimeRemainingColumn(compact=True, table_column=_column(_TIME)),
     ]
     return columns
+
+
+def _column(width: int, **options: Any) -> Column:
+    return Column(width=width, no_wrap=True, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,8 +33,11 @@ class Report:
         self._quiet = quiet or as_json
         self._started = time.monotonic()
         self._wanted = not self._quiet and sys.stderr.isatty()
-        self._display: Display | None = None
         self._hints: set[str] = set()
+        self._current: Item | None = None  # the last file that moved
+        self._over = threading.Event()
+        self._drawing: threading.Thread | None = None
+        self._display: Display | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -41,29 +45,26 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._display:
-            self._display.stop()
-            self._display = None
+        self._over.set()
+        if self._drawing:
+            self._drawing.join()
+        self._display = None
 
     def connected(self, user: str, server: str) -> None:
         """Say who sends where; the time counts from here, not from the typing of a password."""
         self._started = time.monotonic()
         self._note(f"Sending to {server} as {user}")
+        if self._wanted and not self._drawing:
+            self._drawing = threading.Thread(target=self._draw, daemon=True)
+            self._drawing.start()
 
     def retrying(self, why: str, seconds: float) -> None:
         """Say that the server is busy."""
         self._note(f"{why}; trying again in {seconds:.1f} s")
 
     def sent(self, item: Item) -> None:
-        """Show progress, on a terminal and once the send has lasted long enough to be watched."""
-        if self._display:
-            self._display.update(item)
-        elif self._wanted and time.monotonic() - self._started >= _DISPLAY_AFTER_SECONDS:
-            from securexfer.cli.progress import Display
-
-            # Noted before it takes the terminal, so that Ctrl-C at any moment finds what to give it back with.
-            self._display = Display(self._items)
-            self._display.start()
+        """Note how far it has come; the display looks at it when it draws."""
+        self._current = item
 
     def ended(self, item: Item) -> None:
         """Report one file: always as JSON, by a line for people if it failed and is not the only one."""
@@ -128,6 +129,15 @@ class Report:
             print(
                 f"{files}, {amount(size)}, stored and verified on {self._server} in {seconds:.1f} s{rate}", flush=True
             )
+
+    def _draw(self) -> None:
+        """Show the progress, in a thread of its own, once the send has lasted long enough to be watched."""
+        if self._over.wait(_DISPLAY_AFTER_SECONDS):
+            return
+        from securexfer.cli.progress import Display
+
+        self._display = Display(self._items, lambda: self._current)
+        self._display.run(self._over)
 
     def _note(self, text: str) -> None:
         if not self._quiet:

@@ -1,0 +1,209 @@
+"""`send` at a terminal: what a person sees of it, on screens of several widths, and that the terminal is given back."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from hostile import Detour
+from lab import SECUREXFER, Lab, Server, environment
+from terminals import Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PER_CENT = re.compile(r"\b\d{1,3}%")
+RATE = re.compile(r"\d+(\.\d)? [kM]?B/s|bytes/s")
+TIME_LEFT = re.compile(r"\b\d{1,2}:\d\d\b")
+MEGABYTE = 1_000_000
+LONG_NAME = "a-very-long-name-of-a-file-that-has-no-room-on-a-narrow-screen-at-all.tar.zst"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, lab_source: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("terminal"), lab_source)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def server(place: Lab) -> Server:
+    return place.serve()
+
+
+def sparse(directory: Path, **megabytes: float) -> list[Path]:
+    paths = []
+    for name, size in megabytes.items():
+        path = directory / name
+        with path.open("wb") as file:
+            file.truncate(int(size * MEGABYTE))
+        paths.append(path)
+    return paths
+
+
+def command(place: Lab, port: int, *paths: Path, there: str = "") -> list[str | Path]:
+    return [
+        SECUREXFER, "send", *paths, f"ana@localhost:{port}{there}", "--password-file", place.password_file,
+        "--ca", place.ca,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120, 200])
+def test_C06_the_progress_fits_its_screen(place: Lab, server: Server, tmp_path: Path, columns: int) -> None:
+    """Per file and in total: what, how much of it, how fast, how long still. One line each, and gone at the end."""
+    paths = sparse(tmp_path, empty=0, **{LONG_NAME: 16}, short=10)
+    with (
+        Detour(server.port, rate=8 * MEGABYTE) as way,
+        Terminal(*command(place, way.port, *paths, there=f"/{columns}"), columns=columns) as terminal,
+    ):
+        wrapped_before = wrapped = 0
+        while terminal.process.poll() is None:
+            terminal.read(0.05)
+            if "Total" not in terminal.shown:
+                wrapped_before = terminal.screen.wrapped if not wrapped else wrapped_before
+            else:
+                wrapped = terminal.screen.wrapped
+        assert terminal.finish() == 0, terminal.shown
+        assert wrapped == wrapped_before, "a line of the progress did not fit"
+        terminal.check_restored()
+    progress = [frame.splitlines()[-2:] for frame in terminal.frames if frame.count("%") == 2]
+    assert len(progress) >= 5
+    full = [(file, total) for file, total in progress if RATE.search(file) and TIME_LEFT.search(file)]
+    assert full, "\n".join(map(str, progress))
+    for file, total in full:
+        assert file.startswith((str(columns), "…"))
+        assert total.startswith(("Total ", "Storing "))
+        for line in (file, total):
+            assert len(line) <= columns
+            assert PER_CENT.search(line)
+    assert any(RATE.search(total) and TIME_LEFT.search(total) for _, total in full)
+    names = {file.split()[0] for file, _ in progress}
+    assert any(LONG_NAME[:5] in name for name in names)
+    if columns > 40:
+        assert f"{columns}/short" in names
+    shares = [int(PER_CENT.findall(total)[0][:-1]) for _, total in progress]
+    assert shares == sorted(shares)
+    assert len(set(shares)) >= 4
+    assert "%" not in terminal.shown, "the progress was left on the screen"
+    assert re.search(r"3 files, 26\.0 MB, stored\s+and\s+verified\s+on\s+localhost", terminal.shown)
+
+
+def test_C06_an_interrupt_gives_the_terminal_back_and_says_what_was_stored(
+    place: Lab, server: Server, tmp_path: Path
+) -> None:
+    """Exit 130, no half-drawn line, a cursor that can be seen, no colour left on."""
+    small, large = sparse(tmp_path, small=0.001, large=64)
+    with (
+        Detour(server.port, rate=8 * MEGABYTE) as way,
+        Terminal(*command(place, way.port, small, large, there="/ctrl-c"), columns=100) as terminal,
+    ):
+        terminal.wait_for("Total")
+        terminal.wait_for("MB/s")
+        assert terminal.screen.cursor.hidden
+        terminal.type("\x03")
+        assert terminal.finish() == 130, terminal.shown
+        terminal.check_restored()
+        assert f"securexfer: interrupted: 1 of 2 files was stored on localhost:{way.port}" in terminal.shown
+        assert "%" not in terminal.shown
+        assert "Traceback" not in terminal.shown
+    assert "ctrl-c/large" not in place.stored()
+
+
+def test_C06_a_failure_beside_the_progress_is_a_line_above_it(place: Lab, server: Server, tmp_path: Path) -> None:
+    taken, large = sparse(tmp_path, taken=0, large=24)
+    assert place.send(server, taken, target="/above").returncode == 0
+    taken.write_bytes(b"other")
+    with (
+        Detour(server.port, rate=8 * MEGABYTE) as way,
+        Terminal(*command(place, way.port, large, taken, there="/above"), columns=120) as terminal,
+    ):
+        assert terminal.finish() == 7, terminal.shown
+        terminal.check_restored()
+    assert "securexfer: the server did not store 'above/taken'" in terminal.shown
+    assert "%" not in terminal.shown
+
+
+def test_C06_a_send_that_is_over_at_once_draws_nothing(place: Lab, server: Server, tmp_path: Path) -> None:
+    paths = sparse(tmp_path, empty=0)
+    with Terminal(*command(place, server.port, *paths, there="/quick"), columns=120) as terminal:
+        assert terminal.finish() == 0, terminal.shown
+        terminal.check_restored()
+    assert b"\x1b" not in terminal.raw
+    assert "1 file, 0 B, stored and verified" in terminal.shown
+
+
+@pytest.mark.parametrize("how", ["a pipe", "--quiet", "--json"])
+def test_C06_no_escape_where_nobody_looks(place: Lab, server: Server, tmp_path: Path, how: str) -> None:
+    """Not when stderr is no terminal, whatever the environment says of colours; not when only data is wanted."""
+    paths = sparse(tmp_path, large=12)
+    there = "/" + how.strip("-").replace(" ", "")
+    with Detour(server.port, rate=8 * MEGABYTE) as way:
+        arguments = command(place, way.port, *paths, there=there)
+        if how == "a pipe":
+            env = environment(FORCE_COLOR="1", TTY_COMPATIBLE="1", CLICOLOR_FORCE="1", TERM="xterm-256color")
+            result = subprocess.run(arguments, capture_output=True, env=env, timeout=60, check=False)
+            code, text = result.returncode, result.stdout + result.stderr
+        else:
+            with Terminal(*arguments, how) as terminal:
+                code, text = terminal.finish(), terminal.raw
+    assert code == 0, text
+    assert b"\x1b" not in text
+    assert b"%" not in text
+
+
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_C06_no_colour_and_dumb_terminals_are_respected(
+    place: Lab, server: Server, tmp_path: Path, env: dict[str, str]
+) -> None:
+    """NO_COLOR: nothing but movements of the cursor; a dumb terminal gets no escape at all."""
+    paths = sparse(tmp_path, large=20)
+    with (
+        Detour(server.port, rate=8 * MEGABYTE) as way,
+        Terminal(*command(place, way.port, *paths, there="/" + "".join(env)), columns=80, **env) as terminal,
+    ):
+        assert terminal.finish() == 0, terminal.shown
+        terminal.check_restored()
+    colours = re.findall(rb"\x1b\[([0-9;]*)m", terminal.raw)
+    assert {part for colour in colours for part in colour.split(b";")} <= {b"", b"0", b"1", b"2"}
+    if "TERM" in env:
+        assert b"\x1b" not in terminal.raw
+
+
+DRIVE = """
+import sys, time
+from pathlib import Path
+from securexfer.cli.report import Report
+from securexfer.transfer.sender import Item
+
+items = [Item(number, Path("x"), f"results/{number}.csv", 100) for number in range(50_000)]
+report = Report(items, "lab1:9090", as_json=False, quiet=False)
+spent = 0.0
+with report:
+    report.connected("ana", "lab1:9090")
+    time.sleep(1)  # until it is drawn
+    for item in items:
+        item.sent = item.size
+        started = time.perf_counter()
+        report.sent(item)
+        item.stored = True
+        report.ended(item)
+        spent += time.perf_counter() - started
+        if item.index % 100 == 0:
+            time.sleep(0.002)  # what sending takes: a second in all
+print(f"spent {spent:.3f}")
+"""
+
+
+def test_C06_fifty_thousand_tiny_files_are_not_held_up_by_drawing() -> None:
+    """Telling the display of one file costs less than reading it: 10 us; and it is drawn meanwhile."""
+    with Terminal(sys.executable, "-c", DRIVE, columns=100) as terminal:
+        assert terminal.finish() == 0, terminal.shown
+    spent = re.search(rb"spent ([0-9.]+)", terminal.raw)
+    assert spent
+    assert float(spent[1]) < 0.5
+    drawn = {int(share) for frame in terminal.frames for share in re.findall(r"(\d+)%", frame)}
+    assert len(drawn) >= 4
