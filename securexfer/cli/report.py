@@ -46,7 +46,7 @@ class Report:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._over.set()
-        if self._drawing:
+        if self._drawing and self._drawing.ident:  # Ctrl-C may have come before it was started
             self._drawing.join()
         self._display = None
 
@@ -55,7 +55,8 @@ class Report:
         self._started = time.monotonic()
         self._note(f"Sending to {server} as {user}")
         if self._wanted and not self._drawing:
-            self._drawing = threading.Thread(target=self._draw, daemon=True)
+            # Not a daemon: whatever interrupts us, it ends in order and gives the terminal back.
+            self._drawing = threading.Thread(target=self._draw)
             self._drawing.start()
 
     def retrying(self, why: str, seconds: float) -> None:
