@@ -78,7 +78,7 @@ class TlsListener(Listener):
     """Answers at `port` with TLS; `received` is every application byte that clients sent until they left.
 
     `answer` gets the TLS connection and the list that `received` is, to which it appends what it reads; by default
-    it reads until the end.
+    it refuses the login, should there be one.
     """
 
     def __init__(
@@ -87,13 +87,21 @@ class TlsListener(Listener):
         self.received: list[bytes] = []
         self.versions: list[str | None] = []  # one for each handshake that came to its end
         self._context = context
-        self._speak = answer or read_all
+        self._speak = answer or refuse
         super().__init__(self._shake_hands)
 
     def _shake_hands(self, sock: socket.socket) -> None:
         with self._context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False) as connection:
             self.versions.append(connection.version())
             self._speak(connection, self.received)
+
+
+def refuse(connection: ssl.SSLSocket, received: list[bytes]) -> None:
+    """Refuse a login, so that a client that should not have sent one ends soon."""
+    if data := connection.recv(65536):
+        received.append(data)
+        connection.sendall(framing.REFUSED)
+        read_all(connection, received)
 
 
 def read_all(connection: ssl.SSLSocket, received: list[bytes]) -> None:
@@ -245,6 +253,7 @@ def make_leaf(
     not_after: timedelta = 30 * DAY,
     purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
     is_ca: bool = False,
+    key_id: bool = True,
     key: Any = None,
 ) -> Pair:
     """Make a server's certificate with what is asked for, signed by `ca` or by itself."""
@@ -256,8 +265,10 @@ def make_leaf(
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True, key_cert_sign=is_ca), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), critical=False)
     )
+    if key_id:
+        issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
+        builder = builder.add_extension(issuer_id, critical=False)
     if names:
         san = [x509.IPAddress(_address(name)) if _address(name) else x509.DNSName(name) for name in names]
         builder = builder.add_extension(x509.SubjectAlternativeName(san), critical=False)

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile import HOST, Listener, TlsListener, answer_all, make_ca, make_leaf, read_all, read_exactly, reset
+from hostile import HOST, Listener, TlsListener, answer_all, make_ca, make_leaf, read_exactly, refuse, reset
 from lab import SECUREXFER, Lab, environment
 
 from securexfer import client
@@ -146,12 +146,7 @@ def test_C04_a_busy_server_is_asked_again_until_it_has_time(place: Lab, context:
 
 
 def test_C04_a_refused_login_is_never_tried_again(place: Lab, context: ssl.SSLContext) -> None:
-    def refuse(connection: ssl.SSLSocket, received: list[bytes]) -> None:
-        received.append(read_exactly(connection, framing.LOGIN_SIZE))
-        connection.sendall(framing.REFUSED)
-        read_all(connection, received)
-
-    with TlsListener(context, refuse) as listener:
+    with TlsListener(context) as listener:
         assert send(place, listener.port).returncode == 4
         assert listener.count == 1
     with TlsListener(context, one_of_three(refuse)) as listener:

@@ -137,12 +137,14 @@ def test_T10_self_signed_with_the_right_name(place: Lab, authority: Pair, tmp_pa
     refused(place, make_leaf(None), tmp_path, "is not signed by the given CA")
 
 
-@pytest.mark.parametrize("flaw", ["for clients", "a CA itself", "SHA-1", "RSA-1024"])
+@pytest.mark.parametrize("flaw", ["for clients", "a CA itself", "no issuer named", "SHA-1", "RSA-1024"])
 def test_T11_certificates_that_are_not_acceptable(place: Lab, authority: Pair, tmp_path: Path, flaw: str) -> None:
     if flaw == "for clients":
         leaf = make_leaf(authority, purpose=ExtendedKeyUsageOID.CLIENT_AUTH)
     elif flaw == "a CA itself":
         leaf = make_leaf(authority, is_ca=True)
+    elif flaw == "no issuer named":  # authorityKeyIdentifier: RFC 5280, section 4.2.1.1
+        leaf = make_leaf(authority, key_id=False)
     elif flaw == "SHA-1":
         leaf = signed_with_sha1(make_leaf(authority), authority)
     else:
@@ -468,7 +470,7 @@ def test_T23_T24_silence_and_trickles_end_after_ten_seconds_and_hold_nobody_up(p
         sock.settimeout(15)
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(1) == b""
-        assert 9 <= time.monotonic() - started <= 11.5
+        assert 9 <= time.monotonic() - started <= 13  # ten, and what a busy machine needs
         sock.close()
     dripping.join()
     assert failures(server, before, 9) == ["timeout"] * 9
