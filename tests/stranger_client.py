@@ -10,7 +10,8 @@ import socket
 import ssl
 import struct
 
-ACCEPTED, REFUSED = b"\x01", b"\x00"
+ACCEPTED = b"\x01"
+Tls = ssl.SSLSocket
 
 
 def connect(port: int, ca_file: str, host: str = "localhost", source: str = "", alpn: str = "securexfer/1") -> Tls:
@@ -24,9 +25,6 @@ def connect(port: int, ca_file: str, host: str = "localhost", source: str = "", 
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # An end without close_notify has to be an error, not an end (section 9).
     return context.wrap_socket(plain, server_hostname=host, suppress_ragged_eofs=False)
-
-
-Tls = ssl.SSLSocket
 
 
 # -- what is sent ---------------------------------------------------------------------------------------------
