@@ -6,7 +6,6 @@ Nothing is sent before the server has proved, under the CA given and for the nam
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import socket
@@ -49,9 +48,6 @@ LOGIN_SECONDS = 180.0  # 128 logins may stand in front of us in the server's que
 RETRY_SECONDS = 60.0  # how long a busy server is asked again
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0  # seconds between tries, doubling, each with jitter
 _USER_TIMEOUT_MS = 30_000  # unacknowledged data for so long: the peer, or the path to it, is gone
-
-# What calls on a socket say whose connection was reset before the first of them: Linux; macOS.
-_RESET_ALREADY = {errno.ENOTCONN, errno.EINVAL}
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h
 _HOSTNAME_MISMATCH, _ADDRESS_MISMATCH, _NOT_YET_VALID, _EXPIRED = 62, 64, 9, 10
@@ -274,7 +270,7 @@ def _handshake_problem(target: Target, error: OSError | PeerTimeoutError) -> Sec
         return _untrusted(target, error)
     if isinstance(error, TimeoutError | PeerTimeoutError):
         return NotSecurexferError(f"{address} accepts connections but did not answer as securexfer does")
-    if isinstance(error, ssl.SSLEOFError | ConnectionError) or error.errno in _RESET_ALREADY:
+    if isinstance(error, ssl.SSLEOFError | ConnectionError):
         return BusyError(
             f"{address} reset the connection during the handshake",
             hint="It may be busy, or not be securexfer: check the port that `securexfer serve` printed.",

@@ -188,7 +188,8 @@ def test_T12_the_environment_gives_no_trust_and_gets_no_keys(place: Lab, authori
 
 
 def test_T04_a_server_without_tls_13(place: Lab, authority: Pair, tmp_path: Path) -> None:
-    context = make_leaf(authority).context(tmp_path, ALPN)
+    # With RSA: our curve, X25519, keeps a server with ECDSA from speaking TLS 1.2 anyway.
+    context = make_leaf(authority, key=rsa.generate_private_key(65537, 2048)).context(tmp_path, ALPN)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with TlsListener(context) as listener:
         result = send_to(place, listener.port)
@@ -441,10 +442,8 @@ def test_T22_plain_text_is_never_read_as_anything(server: Server, said: str) -> 
                 sock.shutdown(socket.SHUT_WR)
                 assert PLAIN[said][:5] not in sock.recv(1000)
         sock.close()
-    server.wait_for("conn.close", len(server.events("conn.open")))
     # (One that has left before the handshake began may not even have got a worker.)
-    assert "alpn" not in [event["reason"] for event in server.events("tls.fail")[before:]]
-    assert len(server.events("tls.fail")) > before
+    assert "alpn" not in failures(server, before)
     assert len(server.events("auth.ok")) == opened
     assert not server.events("auth.fail")
 
