@@ -84,13 +84,14 @@ class _Phase(enum.Enum):
 
 @dataclass(eq=False, slots=True)
 class _Peer:
-    """One connection, from accept to close. `phase` and `evicted` change under the server's lock."""
+    """One connection, from accept to close. `phase`, its time and `evicted` change under the server's lock."""
 
     number: int
     address: str
     sock: ssl.SSLSocket
     since: float = field(default_factory=time.monotonic)
     phase: _Phase = _Phase.PROVING
+    phase_since: float = field(default_factory=time.monotonic)
     evicted: bool = False
     user: str = ""
 
@@ -217,7 +218,7 @@ class Server:
         else:
             return None
         candidates = (peer for peer in holders if peer.address == source)
-        return min(candidates, key=lambda peer: (peer.phase is _Phase.ENDING, peer.since))
+        return min(candidates, key=lambda peer: (peer.phase is _Phase.ENDING, peer.phase_since))
 
     # -- one connection, in its worker -----------------------------------------------------------------------------
 
@@ -318,7 +319,7 @@ class Server:
 
     def _enter(self, peer: _Peer, phase: _Phase) -> None:
         with self._lock:
-            peer.phase = phase
+            peer.phase, peer.phase_since = phase, time.monotonic()
 
     def _forget(self, peer: _Peer) -> None:
         # Closed under the lock, so that nobody cuts a descriptor that already is somebody else's.

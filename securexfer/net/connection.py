@@ -95,6 +95,17 @@ class Connection:
             except (OSError, ValueError) as error:
                 raise _ended(error) from error
 
+    def has_input(self, seconds: float) -> bool:
+        """Whether there is something to read, waiting for it so long at most."""
+        if self._socket.pending():
+            return True
+        if self.before_wait:
+            self.before_wait()
+        try:
+            return _wait(self._socket, time.monotonic() + seconds, reading=True, writing=False)
+        except PeerTimeoutError:
+            return False
+
     def peer_left(self) -> bool:
         """Whether the peer has closed its end, as far as can be seen without reading anything."""
         try:

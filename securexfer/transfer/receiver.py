@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 GROUP_FILES = 64
 GROUP_BYTES = 32 << 20
 GROUP_SECONDS = 0.05
+# Each directory on the way to a file is held open until its group is committed; depth counts as if all differed.
+GROUP_DIRECTORIES = 128
+
+SHORT_COUNT = "SHORT-COUNT"  # the log's word for a session that ended between two files
+_STOP_SECONDS = 0.25  # how often a session that waits for its next file looks whether the server stops
 
 # What the connection does to us, as against what is wrong with one file.
 _ENDS_SESSION = (TruncatedError, PeerTimeoutError)
@@ -102,18 +107,29 @@ class Receiver:
             count = framing.decode_count(self._connection.receive(framing.COUNT_SIZE, _idle_deadline()))
             if count > framing.MAX_COUNT:
                 self._over_limit("count", f"{count} files were announced; the limit is {framing.MAX_COUNT}")
-            for _ in range(count):
-                if self._stopping():
-                    raise ShuttingDownError("the server is being shut down")
-                self._receive_file()
+            for number in range(count):
+                self._receive_file(self._receive_header(number, count))
         finally:
             self._connection.before_wait = None
             self._commit_group()
 
-    def _receive_file(self) -> None:
-        raw = self._connection.receive(framing.HEADER_SIZE, _idle_deadline())
-        arrival = _Arrival(framing.FileHeader.decode(raw), time.monotonic())
-        size = arrival.header.size
+    def _receive_header(self, number: int, count: int) -> framing.FileHeader:
+        """Wait for the next file, but not while the server stops: between two files nothing is lost by ending."""
+        deadline = _idle_deadline()
+        try:
+            while not self._stopping():
+                if self._connection.has_input(_STOP_SECONDS) or time.monotonic() > deadline:
+                    return framing.FileHeader.decode(self._connection.receive(framing.HEADER_SIZE, deadline))
+        except _ENDS_SESSION as error:
+            missing = framing.FileHeader(b"", 0)
+            detail = f"{number} of {count} files came; {error.message}"
+            self._abort(_Arrival(missing, time.monotonic()), SHORT_COUNT, detail)
+            raise
+        raise ShuttingDownError("the server is being shut down")
+
+    def _receive_file(self, header: framing.FileHeader) -> None:
+        arrival = _Arrival(header, time.monotonic())
+        size = header.size
         if size > self._session.largest_file:
             arrival.error = LimitExceededError(f"{size} bytes; the largest file here is {self._session.largest_file}")
             self._enqueue(arrival)
@@ -125,7 +141,7 @@ class Receiver:
         try:
             self._take(arrival)
         except _ENDS_SESSION as error:
-            self._abort(arrival, error)
+            self._abort(arrival, error.reason, error.message)
             raise
         self._enqueue(arrival)
 
@@ -142,6 +158,8 @@ class Receiver:
     def _store(self, arrival: _Arrival) -> None:
         """Take one file's payload and trailer, and leave it sealed; raises what makes it impossible."""
         name = arrival.header.name(self._session.names)
+        if any(other.header.field == arrival.header.field for other in self._group):
+            self._commit_group()  # what becomes of this one depends on what becomes of that one
         with self._storage.stage(name, arrival.header.size) as staging:
             digest = hashlib.sha256()
 
@@ -207,6 +225,7 @@ class Receiver:
         if (
             len(self._group) >= GROUP_FILES
             or self._group_bytes >= GROUP_BYTES
+            or sum(each.header.field.count(b"/") for each in self._group) >= GROUP_DIRECTORIES
             or time.monotonic() - self._group[0].started >= GROUP_SECONDS
         ):
             self._commit_group()
@@ -219,11 +238,12 @@ class Receiver:
         stagings = [arrival.staging for arrival in group if arrival.staging]
         results = iter(self._storage.commit(stagings))
         outcomes = [next(results) if arrival.staging else arrival.error for arrival in group]
+        # Logged before it is answered: what is stored is in the log also when nobody is left to hear the answer.
+        for arrival, outcome in zip(group, outcomes, strict=True):
+            self._report(arrival, outcome)
         self._connection.post(
             b"".join(framing.ACCEPTED if isinstance(outcome, Committed) else framing.REFUSED for outcome in outcomes)
         )
-        for arrival, outcome in zip(group, outcomes, strict=True):
-            self._report(arrival, outcome)
 
     def _report(self, arrival: _Arrival, outcome: Committed | SecurexferError | None) -> None:
         session = self._session
@@ -241,7 +261,7 @@ class Receiver:
         elif outcome:
             self._observe(FileRejected(**common, outcome="refused", reason=outcome.reason, detail=outcome.message))
 
-    def _abort(self, arrival: _Arrival, error: SecurexferError) -> None:
+    def _abort(self, arrival: _Arrival, reason: str, detail: str) -> None:
         session = self._session
         self._observe(
             FileAborted(
@@ -251,8 +271,8 @@ class Receiver:
                 arrival.shown,
                 arrival.header.size,
                 self._taken,
-                error.reason,
-                error.message,
+                reason,
+                detail,
                 time.monotonic() - arrival.started,
             )
         )

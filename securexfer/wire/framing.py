@@ -129,6 +129,8 @@ def _pad(text: str, refusal: Exception) -> bytes:
 
 def _strip(field: bytes) -> str:
     stripped = field.rstrip(b" ")
+    if not stripped:
+        raise ValueError("is empty")
     if b"\0" in stripped:
         raise ValueError("has a NUL byte")
     if stripped.startswith(b" "):
