@@ -19,14 +19,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import lab as lab_module
 import pytest
 import stranger_client as stranger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from lab import Lab, Server
 
@@ -280,7 +280,6 @@ def test_a_busy_port_is_said_and_the_hint_leads_to_a_server(lab: Lab) -> None:
         (["--largest-file", "10X"], "not a size"),
         (["--port", "70000"], "65535"),
         (["--grace", "-1"], "0"),
-        (["--inbox", "/"], "the root directory"),
         (["--inbox", "/dev/null"], "cannot be used"),
     ],
 )
@@ -332,8 +331,8 @@ def test_K09_a_renewed_certificate_is_shown_at_once_after_SIGHUP_and_sessions_go
     renewed = lab.run("cert", "renew", "--home", lab.home)
     assert renewed.returncode == 0, renewed.stderr
     server.process.send_signal(signal.SIGHUP)
-    server.wait_for("key.warn", seconds=2)
-    assert shown(connect(server)) != before
+    time.sleep(1)
+    assert shown(connect(server)) != before, "the first connection a second later already shows it"
     session.sendall(rest)
     assert stranger.answers(session, 1) == stranger.ACCEPTED
 
@@ -346,8 +345,7 @@ def test_K09_a_renewed_certificate_is_picked_up_without_a_signal(
     before = shown(connect(server))
     monkeypatch.undo()
     assert lab.run("cert", "renew", "--home", lab.home).returncode == 0
-    assert "reloaded" in server.wait_for("key.warn")["detail"]
-    assert shown(connect(server)) != before
+    wait_until(lambda: shown(connect(server)) != before)
 
 
 @pytest.mark.parametrize("what", ["garbage", "other key", "readable key", "gone"])
@@ -376,8 +374,7 @@ def test_K09_a_broken_new_pair_keeps_the_old_one_and_says_so(
         (certs / name).chmod(0o600)
     assert lab.run("cert", "renew", "--home", lab.home).returncode == 0
     server.process.send_signal(signal.SIGHUP)
-    assert "was reloaded" in server.wait_for("key.warn", 2, seconds=2)["detail"]
-    assert shown(connect(server)) != before
+    wait_until(lambda: shown(connect(server)) != before, seconds=2)
 
 
 # -- the log ---------------------------------------------------------------------------------------------------
@@ -488,40 +485,85 @@ def test_a_file_that_was_stored_is_in_the_log_also_when_its_sender_is_gone(
     assert {event["name"] for event in server.events("file.ok")} == set(lab.stored())
 
 
+@contextlib.contextmanager
+def serving_into(lab: Lab, stderr: int | IO[bytes], port: int = 0) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server that logs there, and end it by force if it has not ended."""
+    command = [lab_module.SECUREXFER, "serve", "--home", str(lab.home), "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stderr, env=lab_module.environment())
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def port_in(log: Iterable[str]) -> int:
+    """Read a log up to the line that says where the server listens."""
+    started = next(line for line in log if line.startswith("{"))
+    return int(json.loads(started)["addresses"][0].rpartition(":")[2])
+
+
+@pytest.fixture
+def short_log_queue(program: Callable[[str], None]) -> None:
+    """Let the log keep 50 lines for whoever does not read them, not ten thousand."""
+    program(f"""#!{sys.executable}
+from securexfer.cli import log, main
+log.QUEUE_LINES = 50
+main()
+""")
+
+
+@pytest.mark.usefixtures("short_log_queue")
 @pytest.mark.parametrize("fate", ["is never read again", "is closed"])
 def test_D13_a_log_that_takes_nothing_never_holds_a_transfer_up(
     lab: Lab, connect: Callable[..., stranger.Tls], fate: str
 ) -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    command = [lab_module.SECUREXFER, "serve", "--home", str(lab.home), "--host", "127.0.0.1", "--port", "0"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=writer, env=lab_module.environment())
-    os.close(writer)
-    try:
-        with os.fdopen(reader) as log:
-            port = next(json.loads(line)["addresses"][0] for line in log if line.startswith("{")).rpartition(":")[2]
-            if fate == "is closed":
-                log.close()
-            tls = connect(int(port))
-            assert stranger.log_in(tls, "ana", lab_module.PASSWORD)
-            assert all(stranger.send(tls, [(str(number), b"1") for number in range(300)]))
+    with serving_into(lab, writer) as process, os.fdopen(reader) as log:
+        os.close(writer)
+        tls = connect(port_in(log))
+        if fate == "is closed":
+            log.close()
+        assert stranger.log_in(tls, "ana", lab_module.PASSWORD)
+        assert all(stranger.send(tls, [(str(number), b"1") for number in range(300)]))
+        tls.close()
+        process.terminate()
+        assert process.wait(10) == 0
+    assert len(lab.stored()) == 300
+
+
+def test_D13_a_log_that_is_read_again_says_how_much_it_left_out(
+    lab: Lab, connect: Callable[..., stranger.Tls], tmp_path: Path
+) -> None:
+    fifo = tmp_path / "log"
+    os.mkfifo(fifo)
+    first = os.fdopen(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+    os.set_blocking(first.fileno(), True)
+    with fifo.open("wb") as writer, serving_into(lab, writer) as process:
+        tls = connect(port_in(first))
+        first.close()
+        assert stranger.log_in(tls, "ana", lab_module.PASSWORD)
+        tls.sendall(stranger.count(21))
+        assert [send(tls, str(number), b"1") for number in range(20)] == [stranger.ACCEPTED] * 20
+        with os.fdopen(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)) as second:
+            assert send(tls, "last", b"1") == stranger.ACCEPTED
             tls.close()
             process.terminate()
             assert process.wait(10) == 0
-    finally:
-        process.kill()
-        process.wait()
-    assert len(lab.stored()) == 300
+            events = [json.loads(line) for line in second]
+    assert "last" in [event.get("name") for event in events]
+    dropped = sum(event["lines"] for event in events if event["event"] == "log.dropped")
+    told = len([event for event in events if event["event"] != "log.dropped"])
+    assert dropped > 0
+    assert dropped + told == 25  # conn.open, auth.ok, 21 files, conn.close, server.stop
 
 
 @pytest.mark.xfail(reason="what serve says at its start is not allowed to fail")
 def test_D13_a_server_whose_log_has_no_room_starts_and_serves(lab: Lab, connect: Callable[..., stranger.Tls]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [lab_module.SECUREXFER, "serve", "--home", str(lab.home), "--host", "127.0.0.1", "--port", str(port)]
-    with Path("/dev/full").open("wb") as full:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=full, env=lab_module.environment())
-    try:
+    with Path("/dev/full").open("wb") as full, serving_into(lab, full, port) as process:
         wait_until(lambda: process.poll() is not None or not refuses(port))
         tls = connect(port)
         assert stranger.log_in(tls, "ana", lab_module.PASSWORD)
@@ -529,9 +571,6 @@ def test_D13_a_server_whose_log_has_no_room_starts_and_serves(lab: Lab, connect:
         tls.close()
         process.terminate()
         assert process.wait(10) == 0
-    finally:
-        process.kill()
-        process.wait()
 
 
 # -- what nobody can hold --------------------------------------------------------------------------------------
@@ -667,10 +706,10 @@ def test_F16_a_trickle_is_ended_in_every_phase(
         for byte in slow:
             with contextlib.suppress(OSError):
                 plain.sendall(bytes([byte]))
-            if select.select([plain], [], [], pause)[0] and ends(plain, 0.1):
+            if time.monotonic() - started > 6 or (select.select([plain], [], [], pause)[0] and ends(plain, 0.1)):
                 break
         took = time.monotonic() - started
-    assert 1 < took < 4, "it was never ended" if took > 4 else "it was ended for another reason"
+    assert 1 < took < 4, "it was not ended in time" if took > 4 else "it was ended for another reason"
     closed = server.wait_for("conn.close")
     assert (closed["reason"], [event["reason"] for event in server.events("tls.fail")]) == (
         ("tls", ["timeout"]) if phase == "handshake" else ("TIMEOUT", [])
@@ -722,9 +761,10 @@ def test_F23_memory_does_not_grow_with_the_file(lab: Lab, log_in: Callable[..., 
             options = ["--inbox", str(place)]
             lab.inbox = place
         server = lab.serve(*options)
-        honest_transfer(log_in, server)  # a login takes 64 MiB for a moment
-        before = server.status("VmHWM")
+        honest_transfer(log_in, server)
         tls = log_in(server, 1)
+        Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # forget the peak: a login takes 64 MiB
+        before = server.status("VmHWM")
         digest = hashlib.sha256()
         tls.sendall(stranger.field("large") + struct.pack(">Q", size))
         for _ in range(size // len(block)):

@@ -26,7 +26,7 @@ from securexfer.errors import (
     UnsafeNameError,
 )
 from securexfer.names import STAGING_NAME, Name, NamePolicy
-from securexfer.storage import folding, publishing, space, staged
+from securexfer.storage import folding, local, publishing, space, staged
 from securexfer.storage.base import Committed, OnConflict, Outcome
 from securexfer.storage.local import LOCK_NAME, Inbox, Rules
 
@@ -418,9 +418,12 @@ def test_P17_what_is_no_plain_file_stays_and_nobody_waits_for_it(
     staging = stage(storage, "x", b"")  # staged before the obstacle came: the commit has to notice, too
     obstacle(root / "ana/x")
     before = (root / "ana/x").lstat()
-    started = time.monotonic()
-    results = [*storage.commit([staging]), store(storage, "x", b"")]
-    assert time.monotonic() - started < 1
+    results: list[object] = []
+    act = threading.Thread(target=lambda: results.extend([*storage.commit([staging]), store(storage, "x", b"")]))
+    act.daemon = True
+    act.start()
+    act.join(1)
+    assert not act.is_alive(), "it waits for whoever is at the other end"
     if policy is OnConflict.RENAME:
         assert [isinstance(result, Committed) and str(result.stored_as) for result in results] == ["x (1)", "x (1)"]
     else:
@@ -546,10 +549,11 @@ def test_modes_and_group_let_a_teacher_read_and_nobody_else(make: Callable[..., 
 
 
 def test_a_directory_that_was_there_keeps_its_mode(make: Callable[..., Inbox], root: Path) -> None:
-    root.mkdir(mode=0o755)
-    store(make(directory_mode=0o750).for_user("ana"), "x")
-    assert mode_of(root) == 0o755
-    assert mode_of(root / "ana") == 0o750
+    (root / "ana/d").mkdir(parents=True)
+    for path in (root, root / "ana", root / "ana/d"):
+        path.chmod(0o755)
+    store(make(directory_mode=0o750).for_user("ana"), "d/e/x")
+    assert [mode_of(root / name) for name in ("", "ana", "ana/d", "ana/d/e")] == [0o755, 0o755, 0o755, 0o750]
 
 
 def test_D17_a_new_file_has_no_bits_beyond_the_rules(make: Callable[..., Inbox], root: Path) -> None:
@@ -588,29 +592,54 @@ def test_a_dangling_link_above_the_root_is_refused(make: Callable[..., Inbox], t
     assert not (tmp_path / "disk-that-is-not-mounted").exists()
 
 
-@pytest.mark.parametrize("what", ["root directory", "home", "home by a link", "holds homes"])
+@pytest.fixture
+def users_list(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let this machine's users have these homes, and no others; the first is ours."""
+
+    def put(*homes: Path) -> None:
+        entries = [pwd.struct_passwd(("ana", "x", os.geteuid(), 0, "", str(home), "/bin/sh")) for home in homes]
+        monkeypatch.setattr(pwd, "getpwall", lambda: entries)
+        monkeypatch.setattr(pwd, "getpwuid", {os.geteuid(): entries[0]}.__getitem__)
+
+    return put
+
+
+def test_P11_the_root_directory_is_no_inbox() -> None:
+    with pytest.raises(ConfigurationError, match="is the root directory"):
+        local._refuse_precious(Path("/"))  # not by a whole Inbox: if this were broken, it would use it
+
+
+@pytest.mark.parametrize(
+    ("inbox", "problem"),
+    [
+        ("home/bruno", "is a home directory"),
+        ("link", "is a home directory"),
+        ("home", "holds home directories"),
+        ("home/bruno/inbox", ""),
+        ("home/nobody", ""),
+    ],
+)
 def test_P11_a_root_where_files_would_take_effect_is_refused(
-    make: Callable[..., Inbox], tmp_path: Path, what: str
+    make: Callable[..., Inbox], tmp_path: Path, users_list: Callable[..., None], inbox: str, problem: str
 ) -> None:
-    homes = [Path(entry.pw_dir) for entry in pwd.getpwall() if entry.pw_dir.count("/") > 1]
-    home = next(home for home in homes if home.is_dir())
-    link = tmp_path / "link"
-    link.symlink_to(home)
-    path = {"root directory": Path("/"), "home": home, "home by a link": link, "holds homes": home.parent}[what]
-    with pytest.raises(ConfigurationError) as caught:
-        make(path)
+    (tmp_path / "home/bruno").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("home/bruno")
+    users_list(tmp_path / "elsewhere/ana", tmp_path / "home/bruno")
+    if not problem:
+        make(tmp_path / inbox)
+        return
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        make(tmp_path / inbox)
     assert ".bashrc would take effect" in caught.value.hint
-    assert not (path / STAGING_NAME).exists()
-    assert not (path / LOCK_NAME).exists()
+    assert not (tmp_path / inbox / STAGING_NAME).exists()
 
 
 def test_P11_a_home_that_the_users_list_knows_by_a_link_is_refused(
-    make: Callable[..., Inbox], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Inbox], root: Path, tmp_path: Path, users_list: Callable[..., None]
 ) -> None:
     root.mkdir()
     (tmp_path / "link").symlink_to(root)
-    own = pwd.struct_passwd(("ana", "x", os.geteuid(), os.getegid(), "", str(tmp_path / "link"), "/bin/sh"))
-    monkeypatch.setattr(pwd, "getpwuid", {os.geteuid(): own}.__getitem__)
+    users_list(tmp_path / "link")
     with pytest.raises(ConfigurationError, match="is a home directory"):
         make()
 
