@@ -19,6 +19,11 @@ import pytest
 from hostile import HOST, Detour, TlsListener, answer_all, make_ca, make_leaf
 from lab import PASSWORD, SECUREXFER, Lab, Server, environment
 
+from securexfer import client
+from securexfer.cli.report import Report
+from securexfer.net.tls import client_context
+from securexfer.transfer.sender import Item
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -421,6 +426,25 @@ def test_C01_an_interrupt_says_what_was_stored(place: Lab, server: Server, tmp_p
     assert sending.returncode == 130, err
     assert f"interrupted: 1 of 2 files was stored on localhost:{way.port}" in err
     assert "Traceback" not in err
+
+
+def test_an_interrupt_counts_the_answers_that_have_come(place: Lab, server: Server, tmp_path: Path, there: str) -> None:
+    """Also those that nobody has looked at yet: between two looks a mebibyte is sent, by a slow disk perhaps."""
+    paths = make(tmp_path, small=b"x", large=bytes(700_000))
+    items = [Item(index, path, f"{there}/{path.name}", path.stat().st_size) for index, path in enumerate(paths)]
+
+    class Interrupting(Report):
+        def sent(self, item: Item) -> None:
+            if item.name.endswith("large") and item.sent > 500_000:
+                wait_until(lambda: "small" in stored_now(place, there))
+                time.sleep(0.5)  # for its answer to come back
+                raise KeyboardInterrupt
+
+    target = client.Target("ana", "localhost", server.port, "")
+    context = client_context(place.ca.read_text(), client.PROTOCOLS)
+    with pytest.raises(KeyboardInterrupt):
+        client.send(target, context, ("ana", PASSWORD), items, Interrupting(items, "", as_json=False, quiet=True))
+    assert [item.stored for item in items] == [True, False]
 
 
 def start(lab: Lab, port: int, *paths: Path, target: str = "") -> subprocess.Popen[str]:
