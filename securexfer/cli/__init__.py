@@ -46,3 +46,7 @@ def main() -> None:
         # Python's last act is to look for garbage in all that was imported, and it takes its time. What is frozen is
         # not looked through.
         gc.freeze()
+        try:
+            sys.stderr.flush()
+        except OSError:  # what could not be said must not become the exit code
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -107,7 +107,7 @@ def serve(
     limits = Limits(largest_file=largest_file, grace_seconds=grace)
     _allow_descriptors()
     accounts = Accounts.open(users or place.users)
-    listeners = listen(host, port)
+    listeners = listen(host, port, "securexfer serve" + (f" --home {place.directory}" if place.named else ""))
     store = Inbox(inbox or place.inbox, rules)
     log = Log(sys.stderr, log_format or (LogFormat.TEXT if sys.stderr.isatty() else LogFormat.JSON))
     try:
@@ -180,4 +180,3 @@ def _announce(certificate: ServerCertificate, addresses: list[str], inbox: Path)
     note("On another machine, once, then for every send:")
     note(f"  securexfer trust {there} --ca-fingerprint {certificate.ca_fingerprint}")
     note(f"  securexfer send FILE USER@{there}")
-    sys.stderr.flush()

@@ -5,6 +5,7 @@ Data goes to stdout; everything else goes to stderr. Text from elsewhere is esca
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 def note(text: str = "") -> None:
     """Tell the person at the terminal something that is not the command's data."""
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full disk behind stderr is no reason to stop
+        print(text, file=sys.stderr, flush=True)
 
 
 def show_error(error: SecurexferError) -> None:

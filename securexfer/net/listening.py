@@ -9,11 +9,14 @@ import socket
 
 from securexfer.errors import ConfigurationError
 
+_PORTS_TRIED = 100
 BACKLOG = 1024  # connections the kernel holds until they are accepted; more than a server's limits can use
 
 
-def listen(host: str | None, port: int) -> list[socket.socket]:
+def listen(host: str | None, port: int, command: str) -> list[socket.socket]:
     """Return listening sockets for a host name or address, or for all interfaces where `host` is None.
+
+    `command` is what was typed, for the hint that names a free port.
 
     Raises ConfigurationError for a port in use, one that needs root, or a host that is not this machine's.
     """
@@ -32,22 +35,31 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
             port = port or sockets[0].getsockname()[1]
         return sockets
     except OSError as error:
-        raise _cannot_listen(host, port, error) from error
+        raise _cannot_listen(host, port, command, error) from error
 
 
-def _cannot_listen(host: str | None, port: int, error: OSError) -> ConfigurationError:
+def _cannot_listen(host: str | None, port: int, command: str, error: OSError) -> ConfigurationError:
     if error.errno == errno.EADDRINUSE:
         return ConfigurationError(
-            f"port {port} is in use on this machine", hint=f"Choose another: securexfer serve --port {port + 1}"
+            f"port {port} is in use on this machine", hint=f"Choose another: {command} --port {_free_port(port)}"
         )
     if error.errno in {errno.EACCES, errno.EPERM}:
         return ConfigurationError(
-            f"port {port} needs root", hint="Choose one from 1024 on: securexfer serve --port 9090"
+            f"port {port} needs root", hint=f"Choose one from 1024 on: {command} --port {_free_port(9089)}"
         )
     return ConfigurationError(
         f"cannot listen on {host or 'all interfaces'} port {port}: {error.strerror or error}",
         hint="Give an address of this machine, or leave --host out to listen on all of them.",
     )
+
+
+def _free_port(after: int) -> int:
+    """Return a port that nothing listens on, the next one if possible."""
+    for port in range(after + 1, min(after + _PORTS_TRIED, 65536)):
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
+    with socket.create_server(("", 0)) as found:
+        return int(found.getsockname()[1])
 
 
 def plain_address(address: str) -> str:
