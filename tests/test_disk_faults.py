@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Tmpfs = Callable[[str], Path]
 
 STAGING = ".securexfer-staging"
+REFUSED = b"\x00"
 FIRST = "2"  # what the first file is called in staging; 1 is the rehearsal when the server starts
 ANSWERS = 22  # bytes of a TLS record beside its content: header 5, content type 1, tag 16
 
@@ -112,7 +113,7 @@ def test_D01_D06_D07_a_call_that_fails_once_costs_one_file(lab: Lab, log_in: Log
     server, trace = traced("-P", str(lab.inbox / path), "-e", f"trace={call}", "-e", f"inject={injected}")
     tls = log_in(server, 3)
     large = b"first" * 100_000
-    assert send(tls, "x", large) == (stranger.REFUSED if reason else stranger.ACCEPTED)
+    assert send(tls, "x", large) == (REFUSED if reason else stranger.ACCEPTED)
     assert send(tls, "y", b"second") == stranger.ACCEPTED
     assert lab.stored() == ({"y": b"second"} if reason else {"x": large, "y": b"second"})
     lines = trace.read_text().splitlines()
@@ -384,7 +385,7 @@ def test_D11_of_two_senders_with_one_name_at_the_same_moment_exactly_one_is_stor
         thread.join()
     stored = lab.stored()
     for number, pair in enumerate(zip(answers[b"A"], answers[b"B"], strict=True)):
-        assert sorted(pair) == [stranger.REFUSED, stranger.ACCEPTED], f"round {number}"
+        assert sorted(pair) == [REFUSED, stranger.ACCEPTED], f"round {number}"
         winner = (b"A", b"B")[pair.index(stranger.ACCEPTED)]
         assert stored[str(number)] == winner * (1 + 1000 * number)
     assert len(stored) == rounds
@@ -459,7 +460,7 @@ def test_D01_a_disk_that_fills_up_in_the_middle_of_a_file(lab: Lab, log_in: LogI
         while other.write(bytes(4096)):
             pass
     tls.sendall(whole[400 << 10 :])
-    assert stranger.answers(tls, 1) == stranger.REFUSED
+    assert stranger.answers(tls, 1) == REFUSED
     (disk / "somebody else's").unlink()
     assert lab.stored() == {"first": bytes(1000)}
     assert free_bytes(disk) == before
@@ -483,7 +484,7 @@ def test_D02_a_disk_without_inodes(lab: Lab, log_in: LogIn, tmpfs: Tmpfs, name: 
     while os.statvfs(disk).f_ffree > left:
         (disk / f"somebody else's {number}").touch()
         number += 1
-    assert send(tls, name, b"2") == stranger.REFUSED
+    assert send(tls, name, b"2") == REFUSED
     assert lab.stored() == {"first": b"1"}
     assert [path.name for path in (disk / "inbox/ana").rglob("*")] == ["first"]
     assert os.statvfs(disk).f_ffree == left
