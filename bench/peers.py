@@ -126,6 +126,7 @@ def securexfer_server(home: Path, users: Sequence[str]) -> Iterator[SecurexferSe
     # Whatever the client saves for its user (servers, digests of files already read) goes here, not to the real home.
     own = {f"XDG_{kind}_HOME": str(home / "client") for kind in ("CACHE", "CONFIG", "DATA", "STATE")}
     environment = {**os.environ, **own}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a checkout would be compiled anew at every start
     serving = {**environment, "SECUREXFER_HOME": str(home)}
     password = os.urandom(16).hex()
     securexfer = _found("securexfer")
