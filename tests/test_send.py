@@ -207,24 +207,28 @@ BAD_NAMES = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD_NAMES)
-def test_C01_P27_a_name_that_cannot_be_sent_whole_is_refused_here(
-    place: Lab, server: Server, tmp_path: Path, kind: str
+def test_C01_P27_names_that_cannot_be_sent_whole_are_refused_here(
+    place: Lab, server: Server, tmp_path: Path, there: str
 ) -> None:
-    """Exit 5, nothing is cut, nothing is asked of the server, and the terminal sees it escaped; other files go on."""
-    bad = tmp_path / BAD_NAMES[kind]
-    bad.write_bytes(b"x")
+    """Exit 5, nothing is cut, nothing is asked of the server, and the terminal sees them escaped; other files go on."""
+    bad = [tmp_path / name for name in BAD_NAMES.values()]
+    for path in bad:
+        path.write_bytes(b"x")
     before = len(server.events("conn.open"))
-    result = place.send(server, bad)
+    alone = place.send(server, bad[0])
+    assert alone.returncode == 5, alone.stderr
+    result = place.send(server, "--json", *bad)
     assert result.returncode == 5, result.stderr
+    assert [(entry["status"], entry["reason"]) for entry in lines_of(result)[:-1]] == [("refused", "NAME")] * len(bad)
+    assert all(character.isprintable() or character == "\n" for character in result.stderr + result.stdout)
+    assert result.stderr.count("securexfer: the name ") == len(bad)
     assert len(server.events("conn.open")) == before
-    assert all(character.isprintable() or character == "\n" for character in result.stderr)
-    good = tmp_path / f"good {hashlib.sha256(kind.encode()).hexdigest()[:8]}"
-    good.write_bytes(b"y")
-    result = place.send(server, bad, good)
+    (good,) = make(tmp_path, **{there: b"y"})
+    result = place.send(server, *bad, good)  # (below a DIRECTORY two of them would be fine)
     assert result.returncode == 7, result.stderr
-    assert place.stored()[good.name] == b"y"
-    assert len(server.events("file.reject")) == len([e for e in server.events("file.reject") if e["reason"] != "NAME"])
+    assert stored(place, there) == {there: b"y"}
+    assert set(place.stored()).isdisjoint(BAD_NAMES.values())
+    assert "NAME" not in {event["reason"] for event in server.events("file.reject")}
 
 
 def test_a_name_of_128_bytes_is_sent_and_the_directory_counts(place: Lab, server: Server, tmp_path: Path) -> None:
