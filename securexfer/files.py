@@ -182,10 +182,10 @@ def check_private(path: Path, what: str, *, secret: bool = True) -> None:
         raise ConfigurationError(f"{what} {path} is {kind}", hint=f"Put the file itself at {path}.")
     if sys.platform != "win32":
         if found.st_uid not in {os.geteuid(), 0}:
-            mend = f"chown {os.geteuid()} {shlex.quote(str(path))}"
-            if os.geteuid() == 0:  # taking it away from a server that runs as a user of its own would stop that server
-                mend = f"Run the command as the user it belongs to: sudo -u '#{found.st_uid}' securexfer ..."
-            raise ConfigurationError(f"{what} {path} belongs to another user (uid {found.st_uid})", hint=mend)
+            raise ConfigurationError(
+                f"{what} {path} belongs to another user (uid {found.st_uid})",
+                hint=f"chown {os.geteuid()} {shlex.quote(str(path))}",
+            )
         forbidden = 0o077 if secret else 0o022
         if found.st_mode & forbidden:
             deed = "read" if secret and not found.st_mode & 0o022 else "change"

@@ -42,9 +42,12 @@ def lab(tmp_path: Path, lab_source: Path) -> Iterator[Lab]:
     made.close()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs root where there is none."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs root where there is none, and leave out what means nothing to root."""
     if hasattr(os, "geteuid") and os.geteuid() == 0:
+        left_out = [item for item in items if item.get_closest_marker("ordinary")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
         return
     for item in items:
         if item.get_closest_marker("root"):

@@ -169,7 +169,7 @@ def test_F29_what_is_no_plain_file_is_refused_and_never_waited_for(place: Lab, s
     assert f"Send the files in it ({made['directory']}/*)" in result.stderr
 
 
-@pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.ordinary
 def test_F29_a_file_that_may_not_be_read_is_named(place: Lab, server: Server, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"x")
