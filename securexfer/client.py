@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 9090
 PROTOCOLS = (framing.ALPN,)
 CONNECT_SECONDS = 10.0
-HANDSHAKE_SECONDS = 15.0  # the server's ten, and a little, so that its answer is the one that is heard
+HANDSHAKE_SECONDS = 60.0  # a server with a full house comes to us late; asking anew would only make it later
 LOGIN_SECONDS = 180.0  # 128 logins may stand in front of us in the server's queue, at a quarter of a second each
 RETRY_SECONDS = 60.0  # how long a busy server is asked again
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0  # seconds between tries, doubling, each with jitter
@@ -269,7 +269,10 @@ def _handshake_problem(target: Target, error: OSError | PeerTimeoutError) -> Sec
     if isinstance(error, ssl.SSLCertVerificationError):
         return _untrusted(target, error)
     if isinstance(error, TimeoutError | PeerTimeoutError):
-        return NotSecurexferError(f"{address} accepts connections but did not answer as securexfer does")
+        return BusyError(
+            f"{address} accepts connections but did not answer as securexfer does",
+            hint="It has too much to do, or it is not securexfer: check the port that `securexfer serve` printed.",
+        )
     if isinstance(error, ssl.SSLEOFError | ConnectionError):
         return BusyError(
             f"{address} reset the connection during the handshake",

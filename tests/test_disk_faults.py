@@ -121,6 +121,7 @@ def test_D01_D06_D07_a_call_that_fails_once_costs_one_file(lab: Lab, log_in: Log
     assert send(tls, "x", large) == stranger.ACCEPTED
     if call == "fsync" and path != "ana":
         assert len([line for line in trace.read_text().splitlines() if "fsync(" in line]) == 1, "it was tried again"
+    tls.close()
     assert server.stop() == 0
     rejected = server.events("file.reject")
     assert [(event["name"], event["reason"]) for event in rejected] == ([("x", reason)] if reason else [])
@@ -257,6 +258,7 @@ def test_D09_every_file_is_synced_linked_and_its_directory_synced_before_its_ans
     for name in names:
         assert send(tls, name, name.encode() * (1 + 200_000 * (name == "large"))) == stranger.ACCEPTED
     assert stranger.rest(tls) == b""
+    tls.close()
     assert server.stop() == 0
     assert check_order(trace, lab.inbox, len(names)) == Counter({1: len(names)})
 
@@ -269,6 +271,7 @@ def test_D09_the_same_holds_for_a_hundred_files_streamed_at_once(lab: Lab, log_i
     tls.sendall(b"".join(stranger.file(name, name.encode()) for name in names))
     assert stranger.answers(tls, len(names)) == stranger.ACCEPTED * len(names)
     assert stranger.rest(tls) == b""
+    tls.close()
     assert server.stop() == 0
     assert max(check_order(trace, lab.inbox, len(names))) > 10, "they were not committed in groups"
 
@@ -466,6 +469,7 @@ def test_D01_a_disk_that_fills_up_in_the_middle_of_a_file(lab: Lab, log_in: LogI
     assert free_bytes(disk) == before
     assert send(tls, "small", b"next") == stranger.ACCEPTED
     assert lab.stored() == {"first": bytes(1000), "small": b"next"}
+    tls.close()
     assert server.stop() == 0
     assert [(event["reason"], event["name"]) for event in server.events("file.reject")] == [("NOSPACE", "large")]
 
@@ -492,6 +496,7 @@ def test_D02_a_disk_without_inodes(lab: Lab, log_in: LogIn, tmpfs: Tmpfs, name: 
         (disk / f"somebody else's {number}").unlink()
     assert send(tls, "y", b"3") == stranger.ACCEPTED
     assert lab.stored() == {"first": b"1", "y": b"3"}
+    tls.close()
     assert server.stop() == 0
     assert [event["reason"] for event in server.events("file.reject")] == ["NOSPACE"]
 

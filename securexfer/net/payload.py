@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-# Of 256 KiB, 512 KiB and 1 MiB, in turn, with a 2 GiB file on two cores: the first takes a tenth longer (each piece that
-# changes threads costs), the last gains nothing more.
+# Of 256 KiB, 512 KiB and 1 MiB, in turn, with a 2 GiB file on two cores: the first takes a tenth longer (each piece
+# that changes threads costs), the last gains nothing more.
 BUFFER_SIZE = 512 * 1024
 
 # From this size on, a receiver hashes and writes beside the TLS work, in a thread of its own. Below it, starting the
