@@ -450,19 +450,19 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.root
 def test_D01_a_disk_that_fills_up_in_the_middle_of_a_file(lab: Lab, log_in: LogIn, tmpfs: Tmpfs) -> None:
-    disk = tmpfs("size=1m")
+    disk = tmpfs("size=16m")
     server = lab.serve("--inbox", str(disk / "inbox"))
     lab.inbox = disk / "inbox"
     tls = log_in(server, 3)
     assert send(tls, "first", bytes(1000)) == stranger.ACCEPTED
     before = free_bytes(disk)
-    whole = stranger.file("large", os.urandom(700 << 10))
-    tls.sendall(whole[: 400 << 10])
-    wait_until(lambda: any(path.stat().st_size > 100_000 for path in (disk / "inbox" / STAGING).iterdir()))
+    whole = stranger.file("large", os.urandom(12 << 20))
+    tls.sendall(whole[: 8 << 20])
+    wait_until(lambda: any(path.stat().st_size > 1 << 20 for path in (disk / "inbox" / STAGING).iterdir()))
     with contextlib.suppress(OSError), (disk / "somebody else's").open("wb", buffering=0) as other:
-        while other.write(bytes(4096)):
+        while other.write(bytes(65536)):
             pass
-    tls.sendall(whole[400 << 10 :])
+    tls.sendall(whole[8 << 20 :])
     assert stranger.answers(tls, 1) == REFUSED
     (disk / "somebody else's").unlink()
     assert lab.stored() == {"first": bytes(1000)}
