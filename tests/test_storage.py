@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import pwd
+import resource
 import shutil
 import socket
 import stat
@@ -23,6 +24,7 @@ from securexfer.errors import (
     NoSpaceError,
     QuotaExceededError,
     SecurexferError,
+    StorageFailedError,
     UnsafeNameError,
 )
 from securexfer.names import STAGING_NAME, Name, NamePolicy
@@ -247,6 +249,24 @@ def test_the_same_content_is_unchanged_under_every_policy(
     inode = (root / "ana/x").stat().st_ino
     assert store(storage, "x", b"same") == Committed(Outcome.UNCHANGED, Name.parse("x"))
     assert (root / "ana/x").stat().st_ino == inode
+    assert stored(root) == {"x": b"same"}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_content_that_cannot_be_compared_is_not_taken_for_other_content(
+    make: Callable[..., Inbox], root: Path, policy: OnConflict
+) -> None:
+    storage = make(on_conflict=policy).for_user("ana")
+    store(storage, "x", b"same")
+    staging = stage(storage, "x", b"same")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        (result,) = storage.commit([staging])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert isinstance(result, StorageFailedError)
+    assert "EMFILE" in result.message
     assert stored(root) == {"x": b"same"}
 
 

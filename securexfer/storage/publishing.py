@@ -9,6 +9,7 @@ directory syncs, and its files' writeback is started together.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import os
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from securexfer.storage.space import Usage
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# What open(2) says of a link, a socket, a device without a driver, a file of somebody else's, one that is gone again.
+_NOT_READABLE = {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.ENOENT}
 _MAX_RENAMES = 1000  # `x (1)` to `x (1000)`; beyond that the name is taken
 _HASH_BUFFER = 1 << 20
 
@@ -176,8 +179,10 @@ def _same_content(directory: int, last: str, staging: LocalStaging) -> bool:
     """Whether a plain file with the staged content stands there; if so, make sure that it is on disk, too."""
     try:
         descriptor = os.open(last, _READ, dir_fd=directory)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in _NOT_READABLE:
+            return False
+        raise  # no descriptors left, a disk that fails: that says nothing about the content
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_size != staging.size:
