@@ -26,6 +26,12 @@ def server_context(certificate: Path, key: Path, protocols: Sequence[str]) -> ss
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _restrict(context, protocols)
+    if not HYBRID:
+        # One curve instead of OpenSSL's eight. (Clients offer all of them, so they meet either.)
+        try:
+            context.set_ecdh_curve("X25519")
+        except ssl.SSLError:  # Debian 12's Python, 3.11.2, can name only curves of the older kind here
+            context.set_ecdh_curve("prime256v1")
     context.num_tickets = 0  # every session is a full handshake: nothing to steal, nothing to replay
     # An encrypted key would make OpenSSL ask on the terminal; an empty answer makes it fail instead.
     context.load_cert_chain(certificate, key, password="")
@@ -63,5 +69,3 @@ _CA_HINT = "Give the server's ca.pem: `securexfer cert show --pem` prints it the
 def _restrict(context: ssl.SSLContext, protocols: Sequence[str]) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(list(protocols))
-    if not HYBRID:
-        context.set_ecdh_curve("X25519")
