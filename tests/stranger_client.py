@@ -20,6 +20,7 @@ def connect(port: int, ca_file: str, host: str = "localhost", source: str = "", 
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.hostname_checks_common_name = False
     context.load_verify_locations(ca_file)
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # set by some builds; see below
     context.set_alpn_protocols([alpn])
     plain = socket.create_connection((host, port), timeout=30, source_address=(source, 0) if source else None)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -68,4 +68,6 @@ _CA_HINT = "Give the server's ca.pem: `securexfer cert show --pem` prints it the
 
 def _restrict(context: ssl.SSLContext, protocols: Sequence[str]) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # Some builds of Python (Debian 12's 3.11.2) ask OpenSSL to take a cut connection for an orderly end.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     context.set_alpn_protocols(list(protocols))

@@ -20,6 +20,7 @@ from securexfer.errors import (
     PeerTimeoutError,
     SecurexferError,
     ShuttingDownError,
+    StorageFailedError,
     TruncatedError,
 )
 from securexfer.events import FileAborted, FileRejected, FileStored, LimitHit
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from securexfer.events import Observer
-    from securexfer.names import NamePolicy
+    from securexfer.names import Name, NamePolicy
     from securexfer.net.connection import Connection
     from securexfer.storage.base import Staging, Storage
 
@@ -160,7 +161,7 @@ class Receiver:
         name = arrival.header.name(self._session.names)
         if any(other.header.field == arrival.header.field for other in self._group):
             self._commit_group()  # what becomes of this one depends on what becomes of that one
-        with self._storage.stage(name, arrival.header.size) as staging:
+        with self._stage(name, arrival.header.size) as staging:
             digest = hashlib.sha256()
 
             def sink(held: memoryview) -> None:
@@ -174,6 +175,15 @@ class Receiver:
                 raise DigestMismatchError("what arrived has another digest than what was sent")
             staging.seal(trailer)
             arrival.staging = staging
+
+    def _stage(self, name: Name, size: int) -> Staging:
+        try:
+            return self._storage.stage(name, size)
+        except StorageFailedError:
+            if not self._group:
+                raise
+            self._commit_group()  # it holds descriptors, and they may be what is lacking
+            return self._storage.stage(name, size)
 
     def _drain(self, held: memoryview) -> None:
         self._sink(held)
