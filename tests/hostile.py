@@ -51,11 +51,16 @@ class Listener:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)  # wakes `accept`
-        self._socket.close()
+        self.stop()
         for thread in self._threads:
             thread.join(30)
             assert not thread.is_alive(), "a thread of the test hangs"
+
+    def stop(self) -> None:
+        """Answer nobody from now on."""
+        with contextlib.suppress(OSError):  # stopped already
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+        self._socket.close()
 
     def _accept(self) -> None:
         while True:
@@ -160,6 +165,10 @@ class Detour:
 
     def release(self) -> None:
         self._released.set()
+
+    def stop(self) -> None:
+        """Let nobody else in."""
+        self._listener.stop()
 
     @property
     def used(self) -> bool:

@@ -397,13 +397,18 @@ def test_C01_a_server_that_is_killed_in_mid_transfer(tmp_path: Path, lab_source:
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"x")
     with large.open("wb") as file:
-        file.truncate(3 << 30)
+        file.truncate(64 << 20)
     files = [small, large] if kept else [large]
     try:
-        with start(lab, running.port, *files) as sending:
-            wait_until(lambda: staged(lab) > 20 << 20)
-            assert (lab.inbox / "ana" / "small").exists() == kept
+        with Detour(running.port, hold_after=8 << 20) as way, start(lab, way.port, *files) as sending:
+            assert way.held.wait(30)
+            wait_until(lambda: staged(lab) > 4 << 20)
+            assert len(running.events("file.ok")) == kept
+            time.sleep(0.5)  # for its answer to come back
+            way.stop()
             running.process.kill()
+            running.process.wait()
+            way.release()
             out, err = sending.communicate(timeout=60)
         assert sending.returncode == (7 if kept else 6), err
         assert "Traceback" not in err

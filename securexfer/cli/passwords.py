@@ -18,7 +18,12 @@ PasswordStdinOption = Annotated[
 ]
 PasswordFileOption = Annotated[
     Path | None,
-    typer.Option("--password-file", metavar="FILE", help="Read the password from the first line of FILE (mode 0600)."),
+    typer.Option(
+        "--password-file",
+        metavar="FILE",
+        readable=False,
+        help="Read the password from the first line of FILE (mode 0600).",
+    ),
 ]
 
 

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
 def send(
     context: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="The files to send.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", readable=False, help="The files to send.")],
     target: Annotated[str, typer.Argument(metavar="[USER@]HOST[:PORT][/DIRECTORY]", help="Where to send them.")],
-    ca: Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="Trust this CA, not the saved one.")] = None,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", metavar="FILE", readable=False, help="Trust this CA, not the saved one.")
+    ] = None,
     ca_fingerprint: Annotated[
         str | None, typer.Option("--ca-fingerprint", metavar="SHA256", help="The CA must have this fingerprint.")
     ] = None,
