@@ -167,6 +167,15 @@ class StoreError(Event):
 
 
 @dataclass(frozen=True)
+class LogDropped(Event):
+    """So many lines could not be written, because the log's disk was full or nobody read it."""
+
+    kind: ClassVar[str] = "log.dropped"
+    level: ClassVar[str] = "warning"
+    lines: int
+
+
+@dataclass(frozen=True)
 class KeyNotice(Event):
     """The server's certificate was renewed, could not be loaded, or is about to end."""
 

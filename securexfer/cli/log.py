@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 import queue
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
+from securexfer.events import LogDropped
 from securexfer.names import show
 
 if TYPE_CHECKING:
@@ -59,14 +61,22 @@ class Log:
     def _run(self) -> None:
         while (line := self._queue.get()) is not None:
             try:
-                self._stream.write(line + "\n")
-                if self._dropped:
-                    dropped, self._dropped = self._dropped, 0
-                    self._stream.write(f'{{"event": "log.dropped", "level": "warning", "lines": {dropped}}}\n')
-                if self._queue.empty():
-                    self._stream.flush()
+                self._put(line)
             except OSError:  # no room, or nobody reads: transfers go on
                 self._dropped += 1
+                continue
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                try:
+                    self._put(self._render(datetime.now(UTC), LogDropped(dropped)))
+                except OSError:
+                    self._dropped += dropped
+
+    def _put(self, line: str) -> None:
+        """Write a line past Python's buffer, which would keep what could not be written and write it later."""
+        data = (line + "\n").encode(errors="backslashreplace")
+        while data:
+            data = data[os.write(self._stream.fileno(), data) :]
 
 
 def _fields(event: Event) -> dict[str, Any]:
