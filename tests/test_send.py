@@ -5,6 +5,7 @@ Every exit code of the contract is produced by at least one test that has C01 in
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -403,7 +404,7 @@ def test_C01_a_server_that_is_killed_in_mid_transfer(tmp_path: Path, lab_source:
         with Detour(running.port, hold_after=8 << 20) as way, start(lab, way.port, *files) as sending:
             assert way.held.wait(30)
             wait_until(lambda: staged(lab) > 4 << 20)
-            assert len(running.events("file.ok")) == kept
+            wait_until(lambda: len(running.events("file.ok")) == kept)
             time.sleep(0.5)  # for its answer to come back
             way.stop()
             running.process.kill()
@@ -456,17 +457,22 @@ def test_an_interrupt_counts_the_answers_that_have_come(place: Lab, server: Serv
     assert [item.stored for item in items] == [True, False]
 
 
-def start(lab: Lab, port: int, *paths: Path, target: str = "") -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def start(lab: Lab, port: int, *paths: Path, target: str = "") -> Iterator[subprocess.Popen[str]]:
     """Start `send` with SIGINT as a terminal would leave it, even if this test runs in the background."""
     default = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     )
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", default, SECUREXFER, "send", *paths, f"ana@localhost:{port}{target}",
          "--ca", lab.ca, "--password-file", lab.password_file],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=environment(SECUREXFER_CONFIG=str(lab.config)),
-    )  # fmt: skip
+    ) as sending:  # fmt: skip
+        try:
+            yield sending
+        finally:
+            sending.kill()
 
 
 def staged(lab: Lab) -> int:
