@@ -91,6 +91,7 @@ class TlsListener(Listener):
     ) -> None:
         self.received: list[bytes] = []
         self.versions: list[str | None] = []  # one for each handshake that came to its end
+        context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # set by some builds: a cut is no orderly end
         self._context = context
         self._speak = answer or refuse
         super().__init__(self._shake_hands)
