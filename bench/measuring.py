@@ -143,9 +143,27 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def die_cleanly() -> None:
-    """Let SIGTERM unwind like Ctrl-C, so that every process and directory of ours is cleared away."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM unwind what runs in the block, once: what clears away is not interrupted in its turn.
+
+    Whatever child is left at the end of the block, because the signal came while it was being started, is stopped.
+    """
+    both = (signal.SIGINT, signal.SIGTERM)
+
+    def interrupt(_number: int, _frame: object) -> None:
+        for number in both:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in both:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for pid in descendants(os.getpid())[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 # -- /proc -------------------------------------------------------------------------------------------------

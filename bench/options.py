@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from measuring import BenchError, die_cleanly
+from measuring import BenchError, interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,9 +91,9 @@ def note(text: str) -> None:
 
 def end_with(program: Callable[[], None]) -> None:
     """Run a program: a BenchError becomes a message and exit code 1, Ctrl-C and SIGTERM exit code 130."""
-    die_cleanly()
     try:
-        program()
+        with interruptible():
+            program()
     except BenchError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
