@@ -31,7 +31,7 @@ from securexfer.errors import (
 )
 from securexfer.hosts import is_address, parse_name
 from securexfer.names import Name, show
-from securexfer.net.connection import Connection, shake_hands
+from securexfer.net.connection import Connection, is_cut, shake_hands
 from securexfer.profiles import address_of, is_authority, pinned
 from securexfer.wire import framing
 
@@ -273,7 +273,7 @@ def _handshake_problem(target: Target, error: OSError | PeerTimeoutError) -> Sec
             f"{address} accepts connections but did not answer as securexfer does",
             hint="It has too much to do, or it is not securexfer: check the port that `securexfer serve` printed.",
         )
-    if isinstance(error, ssl.SSLEOFError | ConnectionError):
+    if is_cut(error) or isinstance(error, ConnectionError):
         return BusyError(
             f"{address} reset the connection during the handshake",
             hint="It may be busy, or not be securexfer: check the port that `securexfer serve` printed.",

@@ -205,7 +205,7 @@ class SourceError(SecurexferError):
 
 
 class PartlyStoredError(SecurexferError):
-    """Some files were stored, others failed: each failure is named above. Send those again."""
+    """Some files were stored, others failed: each of those is named above, with the reason."""
 
     exit_code = 7
     reason = "PARTLY"

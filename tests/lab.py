@@ -10,7 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SECUREXFER = str(Path(sys.executable).with_name("securexfer"))
 PASSWORD = "correct horse 7 canary-5f2e"  # must never be seen in a log or an argument list
@@ -41,8 +44,8 @@ class Server:
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Return the log's events, all or those of one kind."""
-        lines = self.log_path.read_text().splitlines()
-        found = [json.loads(line) for line in lines if line.startswith("{")]
+        whole, _, _being_written = self.log_path.read_text().rpartition("\n")
+        found = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
         return [event for event in found if kind in {None, event["event"]}]
 
     def wait_for(self, kind: str, count: int = 1, seconds: float = 20.0) -> dict[str, Any]:
@@ -61,6 +64,18 @@ class Server:
         """Return a number from /proc/PID/status: VmHWM and VmRSS are in KiB."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(next(line for line in text.splitlines() if line.startswith(field + ":")).split()[1])
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the server do nothing for a while, so that what it does comes after what a test does meanwhile."""
+        self.process.send_signal(signal.SIGSTOP)
+        states = Path(f"/proc/{self.process.pid}/task")
+        while any(path.read_text().rpartition(") ")[2][0] != "T" for path in states.glob("*/stat")):
+            time.sleep(0.01)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
         """End the server in order, or by force; return its exit code."""

@@ -34,7 +34,7 @@ def certs(tmp_path):
     return directory
 
 
-def forge(directory, names=("localhost",), begin=-DAY, end=89 * DAY, ca=None):
+def forge(directory, names=("localhost",), begin=-DAY, end=89 * DAY, ca=None, more=()):
     """Put a server's pair in the directory that is right in all but what the arguments say; times are from now."""
     ca = ca or reading.read_ca(directory)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -50,6 +50,8 @@ def forge(directory, names=("localhost",), begin=-DAY, end=89 * DAY, ca=None):
             critical=False,
         )
     )
+    for extension in more:
+        builder = builder.add_extension(extension, critical=False)
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(list(map(general, names))), critical=False)
     pair = making.Pair(builder.sign(ca.key, hashes.SHA256()), key)
@@ -263,6 +265,16 @@ def test_a_certificate_that_carries_no_ca_or_is_none_is_told_apart(certs):
             certificates.embedded_ca(junk)
         with pytest.raises(UntrustedServerError, match="cannot be read"):
             certificates.names_of(junk)
+
+
+def test_a_certificate_that_carries_an_extension_twice_cannot_be_read(certs):
+    twice = [x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.2.3.{last}"), b"x") for last in (4, 5)]
+    der = making.der(forge(certs, more=twice).certificate).replace(b"\x06\x03\x2a\x03\x05", b"\x06\x03\x2a\x03\x04")
+    with pytest.raises(UntrustedServerError, match="cannot be read"):
+        certificates.names_of(der)
+    (certs / "server.pem").write_text(ssl.DER_cert_to_PEM_cert(der))
+    with pytest.raises(ConfigurationError, match="does not hold a certificate"):
+        certificates.load(certs)
 
 
 # -- what load refuses ---------------------------------------------------------------------------------------

@@ -279,6 +279,21 @@ def test_D09_the_same_holds_for_a_hundred_files_streamed_at_once(lab: Lab, log_i
 # -- kill -9 ---------------------------------------------------------------------------------------------------
 
 
+@needs_strace
+def test_the_files_before_a_large_one_are_published_before_it_is_written(lab: Lab, traced: Traced) -> None:
+    server, trace = traced("-e", TRACED_CALLS)
+    large = stranger.file("large", bytes(8 << 20))
+    begin = stranger.login("ana", lab_module.PASSWORD) + stranger.count(2) + stranger.file("small", b"x")
+    with stranger.connect(server.port, str(lab.ca)) as tls:
+        tls.sendall(begin + large[: 1 << 20])  # there while the password is verified, so that the server need not wait
+        tls.sendall(large[1 << 20 :])
+        assert stranger.answers(tls, 3) == stranger.ACCEPTED * 3
+    assert server.stop() == 0
+    of_large = [call.name == "write" and call.result > 1 and STAGING in call.paths[0] for call in calls(trace)]
+    linked = [call.name == "linkat" and call.paths[1] == str(lab.inbox / "ana") for call in calls(trace)]
+    assert linked.index(True) < of_large.index(True)
+
+
 def content_of(name: str) -> bytes:
     """Return the content that the file of this name has: another for each, up to 300 KiB, now and then 2 MiB."""
     chance = random.Random(name)

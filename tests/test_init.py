@@ -126,6 +126,28 @@ def test_four_inits_at_once_make_one_ca(tmp_path):
     assert certificates.load(tmp_path / "certs")
 
 
+def test_an_init_waits_for_another_that_has_not_told_what_it_made(tmp_path):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writing, bytes(4096)):
+            pass
+    os.set_blocking(writing, True)
+    init = ["securexfer", "init"]
+    first = subprocess.Popen(init, cwd=tmp_path, env=ENVIRONMENT, stdout=writing, stderr=subprocess.DEVNULL)
+    os.close(writing)
+    with first, os.fdopen(reading, "rb") as told:
+        while not (tmp_path / "certs" / "server.pem").exists():
+            time.sleep(0.01)
+        with subprocess.Popen(init, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as second:
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(1)
+            assert b"CA fingerprint" in told.read()
+            assert first.wait() == 0
+            assert "already holds" in second.communicate()[1]
+            assert second.returncode == 2
+
+
 def test_a_clone_that_a_group_may_write_becomes_private_and_a_directory_in_use_does_not(tmp_path):
     certs = tmp_path / "certs"
     for name in ("README.md", "somebody's"):

@@ -59,15 +59,16 @@ def initialising(directory: Path, names: Sequence[str], *, force: bool) -> Itera
     unless `force`: then they are copied to a backup directory first.
     """
     asked = [parse_name(name) for name in names]
-    with told(directory):
-        _make_ours(directory)
-    with alone_in(directory) as was_interrupted:
-        if was_interrupted and not force:
-            issued = _finish(directory, asked)
-        else:
-            issued = _initialise(directory, asked, force=force)
-    yield issued
-    files.settle(directory)
+    # Alone until it is told: another call would take this one for interrupted.
+    with contextlib.ExitStack() as alone:
+        with told(directory):
+            _make_ours(directory)
+            if alone.enter_context(alone_in(directory)) and not force:
+                issued = _finish(directory, asked)
+            else:
+                issued = _initialise(directory, asked, force=force)
+        yield issued
+        files.settle(directory)
 
 
 def renew(directory: Path, names: Sequence[str], *, if_needed: bool) -> Issued | None:
@@ -78,7 +79,7 @@ def renew(directory: Path, names: Sequence[str], *, if_needed: bool) -> Issued |
     certificate's life is left, when it lacks one of those names, or when `load` would refuse it.
     """
     asked = [parse_name(name) for name in names]
-    with alone_in(directory):
+    with told(directory), alone_in(directory):
         issued = _renew(directory, asked, if_needed=if_needed)
         files.settle(directory)
     return issued

@@ -173,6 +173,6 @@ def _from_server(der: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         _ = certificate.extensions  # parsed only when they are asked for
-    except ValueError as error:
+    except (ValueError, x509.DuplicateExtension) as error:
         raise UntrustedServerError(f"the server's certificate cannot be read: {error}") from error
     return certificate

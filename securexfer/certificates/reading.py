@@ -146,7 +146,7 @@ def read_certificate(directory: Path, name: str) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificate(read_plain(directory, name))
         _ = certificate.extensions  # parsed only when they are asked for
-    except ValueError as error:
+    except (ValueError, x509.DuplicateExtension) as error:
         raise ConfigurationError(
             f"{directory / name} does not hold a certificate in PEM",
             hint=command("cert renew" if name == SERVER_PEM else "init --force", directory),
@@ -190,12 +190,11 @@ def read_plain(directory: Path, name: str) -> bytes:
 @contextlib.contextmanager
 def alone_in(directory: Path) -> Iterator[bool]:
     """Hold the lock of `directory`, with nothing half done in it; yield whether a killed command had to be finished."""
-    with told(directory):
-        if not directory.is_dir():
-            raise _missing(directory, SERVER_PEM)
-        files.check_not_shared(directory, "the keys")
-        with files.lock_directory(directory):
-            yield files.roll_forward(directory)
+    if not directory.is_dir():
+        raise _missing(directory, SERVER_PEM)
+    files.check_not_shared(directory, "the keys")
+    with files.lock_directory(directory):
+        yield files.roll_forward(directory)
 
 
 @contextlib.contextmanager

@@ -79,17 +79,13 @@ class Log:
             data = data[os.write(self._stream.fileno(), data) :]
 
 
-def _fields(event: Event) -> dict[str, Any]:
-    return vars(event)
-
-
 def _as_json(now: datetime, event: Event) -> str:
     values: dict[str, Any] = {
         "time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": event.level,
         "event": event.kind,
     }
-    values.update(_fields(event))
+    values.update(vars(event))
     for name, value in values.items():
         if isinstance(value, float):
             values[name] = round(value, 4)
@@ -98,9 +94,7 @@ def _as_json(now: datetime, event: Event) -> str:
 
 def _as_text(now: datetime, event: Event) -> str:
     words = [
-        f"{name}={_plain(value)}"
-        for name, value in _fields(event).items()
-        if value not in {"", None} and name != "level"
+        f"{name}={_plain(value)}" for name, value in vars(event).items() if value not in {"", None} and name != "level"
     ]
     return f"{now.astimezone():%H:%M:%S} {event.level.upper():7} {event.kind:12} {' '.join(words)}"
 

@@ -159,7 +159,9 @@ class Receiver:
     def _store(self, arrival: _Arrival) -> None:
         """Take one file's payload and trailer, and leave it sealed; raises what makes it impossible."""
         name = arrival.header.name(self._session.names)
-        if any(other.header.field == arrival.header.field for other in self._group):
+        if arrival.header.size >= PARALLEL_BYTES:
+            self._commit_group()  # its senders need not wait for this one
+        elif any(other.header.field == arrival.header.field for other in self._group):
             self._commit_group()  # what becomes of this one depends on what becomes of that one
         with self._stage(name, arrival.header.size) as staging:
             digest = hashlib.sha256()
