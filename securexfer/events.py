@@ -182,3 +182,12 @@ class KeyNotice(Event):
     kind: ClassVar[str] = "key.warn"
     level: ClassVar[str] = "warning"
     detail: str
+
+
+@dataclass(frozen=True)
+class PrivilegeNotice(Event):
+    """The server has rights that it does not need; `detail` says which, and how to take them away."""
+
+    kind: ClassVar[str] = "privilege.warn"
+    level: ClassVar[str] = "warning"
+    detail: str

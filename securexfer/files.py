@@ -171,26 +171,54 @@ def check_not_shared(path: Path, what: str) -> None:
         )
 
 
+def check_plain(path: Path, what: str) -> None:
+    """Raise ConfigurationError for a link, a pipe and the like: whoever can change its target would decide for us.
+
+    The hint is the command that mends it, where one can. Raises FileNotFoundError if nothing is there.
+    """
+    found = path.lstat()
+    if stat.S_ISREG(found.st_mode):
+        return
+    target = path.resolve()
+    if stat.S_ISLNK(found.st_mode) and target.is_file():
+        raise ConfigurationError(
+            f"{what} {path} is not a plain file but a link to {target}",
+            hint=f"mv -f {shlex.quote(str(target))} {shlex.quote(str(path))}",
+        )
+    raise ConfigurationError(f"{what} {path} is not a plain file", hint=f"Put the file itself there, or remove {path}.")
+
+
+def read_itself(path: Path) -> bytes:
+    """Return what the file at `path` holds; raises OSError if that is a link, whatever it was when it was checked."""
+    with os.fdopen(os.open(path, os.O_RDONLY | _NOFOLLOW), "rb") as file:
+        return file.read()
+
+
 def check_private(path: Path, what: str, *, secret: bool = True) -> None:
     """Raise ConfigurationError unless `path` is a plain file of ours that nobody else can change (or, if secret, read).
 
-    `what` is how the message calls it ("the server key"). The hint is the command that mends it.
+    `what` is how the message calls it ("the server key"). The hint is the command that mends it. Root's files are as
+    good as ours where we can read them; root takes those of a directory's owner, who could replace any other.
     """
-    found = path.lstat()
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a link" if stat.S_ISLNK(found.st_mode) else "not a plain file"
-        raise ConfigurationError(f"{what} {path} is {kind}", hint=f"Put the file itself at {path}.")
+    check_plain(path, what)
     if sys.platform != "win32":
-        if found.st_uid not in {os.geteuid(), 0}:
+        found, ourselves = path.lstat(), os.geteuid()
+        directory = path.resolve().parent
+        others = directory.stat().st_uid if ourselves == 0 else ourselves if secret else 0
+        if found.st_uid not in {ourselves, others}:
             raise ConfigurationError(
                 f"{what} {path} belongs to another user (uid {found.st_uid})",
-                hint=f"chown {os.geteuid()} {shlex.quote(str(path))}",
+                hint=f"chown {ourselves} {shlex.quote(str(path))}",
             )
-        forbidden = 0o077 if secret else 0o022
-        if found.st_mode & forbidden:
-            deed = "read" if secret and not found.st_mode & 0o022 else "change"
-            raise ConfigurationError(
-                f"others can {deed} {what} {path} (mode {stat.S_IMODE(found.st_mode):04o})",
-                hint=f"chmod {'600' if secret else 'go-w'} {shlex.quote(str(path))}",
-            )
-        check_not_shared(path.resolve().parent, what)
+        check_access(path, found.st_mode, what, secret=secret)
+        check_not_shared(directory, what)
+
+
+def check_access(path: Path, mode: int, what: str, *, secret: bool) -> None:
+    """Raise ConfigurationError if a file's mode lets others change it (or, if secret, read it)."""
+    if mode & (0o077 if secret else 0o022):
+        deed = "read" if secret and not mode & 0o022 else "change"
+        raise ConfigurationError(
+            f"others can {deed} {what} {path} (mode {stat.S_IMODE(mode):04o})",
+            hint=f"chmod {'600' if secret else 'go-w'} {shlex.quote(str(path))}",
+        )

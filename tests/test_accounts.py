@@ -316,7 +316,7 @@ def test_A15_a_link_and_a_shared_directory_are_refused(accounts: Accounts, path:
     link = path.with_name("link.db")
     link.symlink_to(path)
     for take in (Accounts.open, Accounts.create):
-        with pytest.raises(ConfigurationError, match="is a link"):
+        with pytest.raises(ConfigurationError, match="is not a plain file but a link"):
             take(link)
     path.parent.chmod(0o777)
     for take in (Accounts.open, Accounts.create):

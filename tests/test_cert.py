@@ -130,7 +130,7 @@ def test_if_needed_works_without_the_ca_key_while_it_is_not_needed(certs):
 @pytest.mark.parametrize(
     ("breaking", "message"),
     [
-        (lambda d: (d / "ca.key").chmod(0o644), "others can read the private key"),
+        (lambda d: (d / "ca.key").chmod(0o644), "others can read the CA's private key"),
         (lambda d: shutil.copy(d / "server.key", d / "ca.key"), "is not the one of"),
         (lambda d: (d / "ca.pem").unlink(), "ca.pem is missing"),
         (lambda d: (d / "ca.pem").chmod(0o666), "others can change the CA certificate"),

@@ -24,7 +24,7 @@ FLOORS = (
     {"transfer", "opening"},
     {"net", "storage", "accounts", "certificates", "profiles"},
     {"wire"},
-    {"hosts", "files"},
+    {"hosts", "files", "privileges"},
     {"names", "events"},
     {"errors"},
     {"__init__"},

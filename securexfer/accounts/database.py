@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
+import sqlalchemy.dialects.sqlite  # now, not by the engine: by then whoever we are may not be able to read it
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
 from securexfer.accounts.users import User, check_user_name, is_user_name

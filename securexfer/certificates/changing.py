@@ -27,6 +27,7 @@ from securexfer.certificates.reading import (
 )
 from securexfer.errors import ConfigurationError
 from securexfer.hosts import default_names, is_address, parse_name
+from securexfer.privileges import acting_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,15 +59,15 @@ def initialising(directory: Path, names: Sequence[str], *, force: bool) -> Itera
     the work and yields the same. Raises ConfigurationError and changes nothing if any of the four files is there,
     unless `force`: then they are copied to a backup directory first.
     """
-    asked = [parse_name(name) for name in names]
+    asked, own = [parse_name(name) for name in names], default_names()
     # Alone until it is told: another call would take this one for interrupted.
-    with contextlib.ExitStack() as alone:
+    with acting_for(directory), contextlib.ExitStack() as alone:
         with told(directory):
             _make_ours(directory)
             if alone.enter_context(alone_in(directory)) and not force:
-                issued = _finish(directory, asked)
+                issued = _finish(directory, asked, own)
             else:
-                issued = _initialise(directory, asked, force=force)
+                issued = _initialise(directory, asked, own, force=force)
         yield issued
         files.settle(directory)
 
@@ -78,9 +79,9 @@ def renew(directory: Path, names: Sequence[str], *, if_needed: bool) -> Issued |
     is kept as server.old.pem and server.old.key, until the next time. It is needed when less than a third of the
     certificate's life is left, when it lacks one of those names, or when `load` would refuse it.
     """
-    asked = [parse_name(name) for name in names]
-    with told(directory), alone_in(directory):
-        issued = _renew(directory, asked, if_needed=if_needed)
+    asked, own = [parse_name(name) for name in names], default_names()
+    with acting_for(directory), told(directory), alone_in(directory):
+        issued = _renew(directory, asked, own, if_needed=if_needed)
         files.settle(directory)
     return issued
 
@@ -96,7 +97,7 @@ def _make_ours(directory: Path) -> None:
         directory.chmod(0o700)
 
 
-def _initialise(directory: Path, asked: Sequence[str], *, force: bool) -> Issued:
+def _initialise(directory: Path, asked: Sequence[str], own: Sequence[str], *, force: bool) -> Issued:
     there = [name for name in FILES if os.path.lexists(directory / name)]
     if there and not force:
         raise ConfigurationError(
@@ -109,27 +110,27 @@ def _initialise(directory: Path, asked: Sequence[str], *, force: bool) -> Issued
     backup = directory / f"backup-{now:%Y%m%dT%H%M%S.%fZ}" if there else None  # a name for each, also within a second
     copies = {f"{backup.name}/{name}": (read_plain(directory, name), 0o600) for name in there} if backup else {}
     ca = make_ca(now)
-    leaf = make_leaf(ca, _all_names(asked, old=()), now)
+    leaf = make_leaf(ca, _all_names(asked, own, old=()), now)
     files.place_together(directory, copies | ca.files(CA_PEM, CA_KEY) | leaf.files(SERVER_PEM, SERVER_KEY))
     return _issued(ca, leaf, backup)
 
 
-def _finish(directory: Path, asked: Sequence[str]) -> Issued:
+def _finish(directory: Path, asked: Sequence[str], own: Sequence[str]) -> Issued:
     """Answer for a command that was killed: with what it made, or with a new certificate if that lacks something."""
-    renewed = _renew(directory, asked, if_needed=True)
+    renewed = _renew(directory, asked, own, if_needed=True)
     if renewed:
         return replace(renewed, finished=True)
     found = read_usable(directory)
     return Issued(found.ca_fingerprint, found.names, found.not_after, finished=True)
 
 
-def _renew(directory: Path, asked: Sequence[str], *, if_needed: bool) -> Issued | None:
+def _renew(directory: Path, asked: Sequence[str], own: Sequence[str], *, if_needed: bool) -> Issued | None:
     now = datetime.now(UTC)
     try:
         old = names_in(read_certificate(directory, SERVER_PEM))
     except ConfigurationError:
         old = ()
-    names = _all_names(asked, old)
+    names = _all_names(asked, own, old)
     if if_needed and not _is_due(directory, names, now):
         return None
     ca = read_ca(directory)
@@ -151,17 +152,16 @@ def _is_due(directory: Path, names: Sequence[str], now: datetime) -> bool:
     return not set(names) <= set(found.names) or found.not_after - now < (found.not_after - found.not_before) / 3
 
 
-def _all_names(asked: Sequence[str], old: Sequence[str]) -> list[str]:
-    """Return the names for the next certificate: those somebody gave, then localhost, then what this machine has now.
+def _all_names(asked: Sequence[str], own: Sequence[str], old: Sequence[str]) -> list[str]:
+    """Return the names for the next certificate: those somebody gave, then localhost, then this machine's `own`.
 
     That order is how a certificate tells which names were given with --name: those before localhost. They stay. Host
     names stay as well, even if the machine has none at the moment (a timer may renew before the network is up).
     Addresses that nobody gave and the machine has no longer are dropped.
     """
-    found = default_names()
     given = [*takewhile(lambda name: name != "localhost", old), *asked]
-    former = [name for name in old if not is_address(name) and name not in found]
-    return list(dict.fromkeys([*(name for name in [*given, *former] if name != "localhost"), "localhost", *found]))
+    former = [name for name in old if not is_address(name) and name not in own]
+    return list(dict.fromkeys([*(name for name in [*given, *former] if name != "localhost"), "localhost", *own]))
 
 
 def _issued(ca: Pair, leaf: Pair, backup: Path | None = None) -> Issued:

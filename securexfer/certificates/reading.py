@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from securexfer import files
+from securexfer import files, privileges
 from securexfer.certificates.making import Pair, der, fingerprint, names_in, pem
 from securexfer.errors import ConfigurationError
 
@@ -27,7 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CA_PEM, CA_KEY, SERVER_PEM, SERVER_KEY = "ca.pem", "ca.key", "server.pem", "server.key"
-FILES = (CA_PEM, CA_KEY, SERVER_PEM, SERVER_KEY)
+_WHAT = {
+    CA_PEM: "the CA certificate",
+    CA_KEY: "the CA's private key",
+    SERVER_PEM: "the server certificate",
+    SERVER_KEY: "the private key",
+}
+FILES = tuple(_WHAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +100,12 @@ def read_usable(directory: Path) -> ServerCertificate:
     ca, leaf = read_certificate(directory, CA_PEM), read_certificate(directory, SERVER_PEM)
     ca_path, leaf_path = directory / CA_PEM, directory / SERVER_PEM
     renew = command("cert renew", directory)
-    files.check_private(ca_path, "the CA certificate", secret=False)
-    files.check_private(leaf_path, "the server certificate", secret=False)
+    files.check_private(ca_path, _WHAT[CA_PEM], secret=False)
+    files.check_private(leaf_path, _WHAT[SERVER_PEM], secret=False)
+    files.check_not_shared(directory.resolve().parent, "the certificates")
+    with contextlib.suppress(FileNotFoundError):  # it may live elsewhere; it is not opened, and may be root's alone
+        files.check_plain(directory / CA_KEY, _WHAT[CA_KEY])
+        files.check_access(directory / CA_KEY, (directory / CA_KEY).lstat().st_mode, _WHAT[CA_KEY], secret=True)
     key = _read_key(directory, SERVER_KEY, mend=renew)
     if key.public_key() != leaf.public_key():
         raise ConfigurationError(f"the key {directory / SERVER_KEY} is not the one of {leaf_path}", hint=renew)
@@ -114,10 +123,11 @@ def read_usable(directory: Path) -> ServerCertificate:
 def read_ca(directory: Path) -> Pair:
     """Return the CA with its key, fit for issuing; raise ConfigurationError."""
     certificate = read_certificate(directory, CA_PEM)
-    files.check_private(directory / CA_PEM, "the CA certificate", secret=False)
+    files.check_private(directory / CA_PEM, _WHAT[CA_PEM], secret=False)
     _check_time(certificate, directory / CA_PEM, mend=command("init --force", directory))
     path = shlex.quote(str(directory / CA_KEY))
-    key = _read_key(directory, CA_KEY, mend=f"openssl pkey -in {path} -out {path}.plain && mv {path}.plain {path}")
+    with privileges.as_ourselves():  # it had better be root's where a server runs as somebody else
+        key = _read_key(directory, CA_KEY, mend=f"openssl pkey -in {path} -out {path}.plain && mv {path}.plain {path}")
     if key.public_key() != certificate.public_key():
         raise ConfigurationError(
             f"the key {directory / CA_KEY} is not the one of {directory / CA_PEM}",
@@ -156,8 +166,10 @@ def read_certificate(directory: Path, name: str) -> x509.Certificate:
 
 def _read_key(directory: Path, name: str, mend: str) -> ec.EllipticCurvePrivateKey:
     path = directory / name
-    content = read_plain(directory, name)
-    files.check_private(path, "the private key")
+    with told(directory):
+        _check_there(directory, name)
+        files.check_private(path, _WHAT[name])
+        content = files.read_itself(path)
     try:
         key = load_pem_private_key(content, password=None)
     except TypeError:
@@ -171,17 +183,16 @@ def _read_key(directory: Path, name: str, mend: str) -> ec.EllipticCurvePrivateK
 
 def read_plain(directory: Path, name: str) -> bytes:
     """Return what a file holds; raise ConfigurationError for what is no plain file (a link, a pipe), unopened."""
-    path = directory / name
     with told(directory):
-        try:
-            mode = path.lstat().st_mode
-        except FileNotFoundError:
-            raise _missing(directory, name) from None
-        if not stat.S_ISREG(mode):
-            raise ConfigurationError(
-                f"{path} is not a plain file", hint=f"Put the file itself there, or remove {path}."
-            )
-        return path.read_bytes()
+        _check_there(directory, name)
+        return files.read_itself(directory / name)
+
+
+def _check_there(directory: Path, name: str) -> None:
+    try:
+        files.check_plain(directory / name, _WHAT[name])
+    except FileNotFoundError:
+        raise _missing(directory, name) from None
 
 
 # -- locked, and what to say about it ------------------------------------------------------------------------

@@ -17,7 +17,9 @@ def main() -> None:
     from securexfer.cli.app import build
     from securexfer.cli.terminal import show_error
     from securexfer.errors import SecurexferError
+    from securexfer.privileges import forbid_core_files
 
+    forbid_core_files()  # every command may have a password or a key in its memory
     arguments = sys.argv[1:]
     try:
         app = build(arguments)

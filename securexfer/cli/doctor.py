@@ -13,6 +13,7 @@ import typer
 
 from securexfer.cli.home import CertsOption, Home, HomeOption, UsersOption
 from securexfer.errors import ConfigurationError, SecurexferError
+from securexfer.privileges import acting_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +69,8 @@ def _profiles() -> str:
 def _certificate(directory: Path) -> str:
     from securexfer.certificates import default_names, load
 
-    found = load(directory)
+    with acting_for(directory):
+        found = load(directory)
     left = (found.not_after - datetime.now(UTC)).days
     if left < _SOON_DAYS:
         raise ConfigurationError(f"it ends in {left} days", hint="securexfer cert renew (nobody has to trust again)")
@@ -86,7 +88,7 @@ def _certificate(directory: Path) -> str:
 def _users(database: Path) -> str:
     from securexfer.accounts.database import Accounts
 
-    with Accounts.open(database) as accounts:
+    with acting_for(database.parent), Accounts.open(database) as accounts:
         users = accounts.all()
     if not users:
         raise ConfigurationError(f"{database} has no users", hint="securexfer user add NAME")
@@ -99,16 +101,17 @@ def _inbox(directory: Path) -> str:
         return f"{directory} will be made by `securexfer serve`"
     probe = directory / f".securexfer-doctor-{secrets.token_hex(4)}"
     second = probe.with_suffix(".link")
-    try:
-        probe.touch(mode=0o600, exist_ok=False)
-        second.hardlink_to(probe)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{directory} cannot hold received files: {error.strerror}",
-            hint="Use a directory that this user can write, on a file system with hard links: serve --inbox DIR",
-        ) from error
-    finally:
-        second.unlink(missing_ok=True)
-        probe.unlink(missing_ok=True)
+    with acting_for(directory):
+        try:
+            probe.touch(mode=0o600, exist_ok=False)
+            second.hardlink_to(probe)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{directory} cannot hold received files: {error.strerror}",
+                hint="Use a directory that this user can write, on a file system with hard links: serve --inbox DIR",
+            ) from error
+        finally:
+            second.unlink(missing_ok=True)
+            probe.unlink(missing_ok=True)
     found = os.statvfs(directory)
     return f"{directory}, {found.f_bavail * found.f_frsize / 1e9:.1f} GB free"

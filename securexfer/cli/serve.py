@@ -86,6 +86,10 @@ def serve(
     log_format: Annotated[
         LogFormat | None, typer.Option("--log-format", help="Default: text on a terminal, else json.")
     ] = None,
+    run_as: Annotated[
+        str | None,
+        typer.Option("--run-as", metavar="USER", help="Started as root: become USER once the port is bound."),
+    ] = None,
 ) -> None:
     """Take files from users, over TLS, until SIGTERM or Ctrl-C."""
     if os.name != "posix":
@@ -93,9 +97,10 @@ def serve(
             "serve runs on Linux and other POSIX systems only; this one can send",
             hint="Run it on another machine, and here: securexfer trust HOST, securexfer send FILE USER@HOST",
         )
-    from securexfer import certificates
+    from securexfer import certificates, privileges
     from securexfer.accounts.database import Accounts
     from securexfer.accounts.logins import Logins
+    from securexfer.cli import serving_as
     from securexfer.events import ServerStarted, ServerStopped
     from securexfer.identity import Identity
     from securexfer.net.listening import listen
@@ -105,20 +110,27 @@ def serve(
     place = Home.find(context, home)
     rules = Rules(on_conflict, names, file_mode, dir_mode, _group_id(group), quota, reserve)
     limits = Limits(largest_file=largest_file, grace_seconds=grace)
+    certs, users, inbox = certs or place.certs, users or place.users, inbox or place.inbox
+    user = privileges.ServiceUser.find(run_as) if run_as is not None else None
+    own_names = certificates.default_names()
     _allow_descriptors()
-    accounts = Accounts.open(users or place.users)
     listeners = listen(host, port, "securexfer serve" + (f" --home {place.directory}" if place.named else ""))
-    store = Inbox(inbox or place.inbox, rules)
+    # Only the port needs root. From here on nothing is imported either: that user may not be able to read this program.
+    notices = serving_as.become(user, certs, users, inbox)
+    accounts = Accounts.open(users)
+    store = Inbox(inbox, rules)
     log = Log(sys.stderr, log_format or (LogFormat.TEXT if sys.stderr.isatty() else LogFormat.JSON))
     try:
-        identity = Identity(certs or place.certs, log.write)
+        for notice in notices:
+            log.write(notice)
+        identity = Identity(certs, log.write)
         logins = Logins(accounts, observe=log.write)
         server = Server(listeners, identity.context, logins, store, limits, log.write, identity.refresh)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())
         signal.signal(signal.SIGHUP, lambda *_: _look_again(identity, server))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        addresses = _addresses(listeners, certificates.default_names())
+        addresses = _addresses(listeners, own_names)
         _announce(identity.certificate, addresses, store.path)
         log.write(ServerStarted(tuple(addresses), str(store.path)))
         finished = server.run()

@@ -19,6 +19,9 @@ from securexfer.errors import ConfigurationError, UsageError
 from securexfer.names import show
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from securexfer.accounts.database import Accounts
     from securexfer.accounts.roster import Roster
     from securexfer.accounts.users import User
 
@@ -34,7 +37,6 @@ def add(
     home: HomeOption = None,
 ) -> None:
     """Add a user. Makes the users' database if there is none."""
-    from securexfer.accounts.database import Accounts
     from securexfer.accounts.passwords import PasswordHash
     from securexfer.accounts.users import check_user_name
 
@@ -42,12 +44,12 @@ def add(
     path = _database(context, users, home)
     first = not os.path.lexists(path)
     if not first:
-        with Accounts.open(path) as accounts:
+        with _opened(path) as accounts:
             if accounts.find(name):
                 raise accounts.taken(name)
-    password = _new_password(name, from_stdin=password_stdin, file=password_file)
-    with Accounts.create(path) as accounts:
-        accounts.add(name, str(PasswordHash.make(password)))
+    password = str(PasswordHash.make(_new_password(name, from_stdin=password_stdin, file=password_file)))
+    with _opened(path, make=True) as accounts:
+        accounts.add(name, password)
     note(f"{name} can log in now (users' database: {path}).")
     if first and not users:
         where = "" if path.parent == Path.cwd() else f" --home {shlex.quote(str(path.parent))}"
@@ -63,40 +65,35 @@ def passwd(
     home: HomeOption = None,
 ) -> None:
     """Set a new password for a user."""
-    from securexfer.accounts.database import Accounts
     from securexfer.accounts.passwords import PasswordHash
 
-    with Accounts.open(_database(context, users, home)) as accounts:
+    path = _database(context, users, home)
+    with _opened(path) as accounts:
         if not accounts.find(name):
             raise accounts.unknown(name)
-        password = _new_password(name, from_stdin=password_stdin, file=password_file)
-        accounts.set_password(name, str(PasswordHash.make(password)))
+    password = str(PasswordHash.make(_new_password(name, from_stdin=password_stdin, file=password_file)))
+    with _opened(path) as accounts:
+        accounts.set_password(name, password)
     note(f"{name} has a new password; the old one is refused from now on.")
 
 
 def remove(context: typer.Context, name: NameArgument, users: UsersOption = None, home: HomeOption = None) -> None:
     """Remove a user. Files that the user has sent stay."""
-    from securexfer.accounts.database import Accounts
-
-    with Accounts.open(_database(context, users, home)) as accounts:
+    with _opened(_database(context, users, home)) as accounts:
         accounts.remove(name)
     note(f"{show(name)} is removed and can log in no more; files in the inbox stay.")
 
 
 def disable(context: typer.Context, name: NameArgument, users: UsersOption = None, home: HomeOption = None) -> None:
     """Let a user log in no more, without forgetting the password."""
-    from securexfer.accounts.database import Accounts
-
-    with Accounts.open(_database(context, users, home)) as accounts:
+    with _opened(_database(context, users, home)) as accounts:
         accounts.disable(name)
         note(f"{name} can log in no more. To undo it: {accounts.command(f'enable {name}')}")
 
 
 def enable(context: typer.Context, name: NameArgument, users: UsersOption = None, home: HomeOption = None) -> None:
     """Let a disabled user log in again."""
-    from securexfer.accounts.database import Accounts
-
-    with Accounts.open(_database(context, users, home)) as accounts:
+    with _opened(_database(context, users, home)) as accounts:
         accounts.enable(name)
     note(f"{name} can log in again, with the password from before.")
 
@@ -108,9 +105,7 @@ def list_users(
     home: HomeOption = None,
 ) -> None:
     """List the users."""
-    from securexfer.accounts.database import Accounts
-
-    with Accounts.open(_database(context, users, home)) as accounts:
+    with _opened(_database(context, users, home)) as accounts:
         found = accounts.all()
         if not found:
             note(f"There are no users yet. Add the first: {accounts.command('add NAME')}")
@@ -136,23 +131,23 @@ def import_roster(
 
     Users who are there already are left alone. The passphrases are written once, to a new private file.
     """
-    from securexfer.accounts.database import Accounts
     from securexfer.accounts.passwords import make_passphrase
     from securexfer.accounts.roster import Roster
 
     listed = Roster.read(roster)
     slips = out or roster.with_name(f"{roster.stem}-passphrases.csv")
-    with Accounts.create(_database(context, users, home)) as accounts:
+    path = _database(context, users, home)
+    with _opened(path, make=True) as accounts:
         there = {user.name for user in accounts.all()}
-        passphrases = {name: make_passphrase() for name in listed.users if name not in there}
-        if passphrases:
-            _refuse_taken(slips)
-            hashes = _hash_all(passphrases)
+    passphrases = {name: make_passphrase() for name in listed.users if name not in there}
+    added: list[str] = []
+    if passphrases:
+        _refuse_taken(slips)
+        hashes = _hash_all(passphrases)
+        with _opened(path) as accounts:
             added = accounts.add_all(
                 hashes, lambda names: _write(slips, listed, {name: passphrases[name] for name in names})
             )
-        else:
-            added = []
     note(f"Users added: {len(added)}; there already and left as they were: {len(listed.users) - len(added)}.")
     if added:
         note(f"Their passphrases are in {slips}. Give each user theirs, then delete that file.")
@@ -173,6 +168,19 @@ def register(app: typer.Typer) -> None:
 
 def _database(context: typer.Context, users: Path | None, home: Path | None) -> Path:
     return users or Home.find(context, home).users
+
+
+@contextlib.contextmanager
+def _opened(path: Path, *, make: bool = False) -> Iterator[Accounts]:
+    """Open the users' database for the block, made where missing if `make`; root acts for the owner of its directory.
+
+    What reads or writes anything else stays outside: that owner may have no right to it.
+    """
+    from securexfer.accounts.database import Accounts
+    from securexfer.privileges import acting_for
+
+    with acting_for(path.parent), Accounts.create(path) if make else Accounts.open(path) as accounts:
+        yield accounts
 
 
 def _new_password(name: str, *, from_stdin: bool, file: Path | None) -> str:
@@ -240,14 +248,16 @@ def _refuse_taken(slips: Path) -> None:
 def _write(slips: Path, roster: Roster, passphrases: dict[str, str]) -> None:
     """Make the passphrases durable. They come before the users: no user is added whose passphrase nobody has."""
     from securexfer.files import create_private
+    from securexfer.privileges import as_ourselves
 
-    try:
-        create_private(slips, roster.with_passphrases(passphrases))
-    except OSError as error:
-        if not isinstance(error, FileExistsError):
-            with contextlib.suppress(OSError):
-                slips.unlink()  # incomplete, and in the way of the next try
-        raise ConfigurationError(
-            f"the passphrases cannot be written to {slips}: {error.strerror}; no user was added",
-            hint="Name another file with --out FILE.",
-        ) from error
+    with as_ourselves():
+        try:
+            create_private(slips, roster.with_passphrases(passphrases))
+        except OSError as error:
+            if not isinstance(error, FileExistsError):
+                with contextlib.suppress(OSError):
+                    slips.unlink()  # incomplete, and in the way of the next try
+            raise ConfigurationError(
+                f"the passphrases cannot be written to {slips}: {error.strerror}; no user was added",
+                hint="Name another file with --out FILE.",
+            ) from error

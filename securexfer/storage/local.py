@@ -13,12 +13,14 @@ import contextlib
 import errno
 import itertools
 import os
+import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from securexfer.errors import ConfigurationError
+from securexfer.files import check_not_shared
 from securexfer.names import STAGING_NAME, NamePolicy
 from securexfer.storage import directories
 from securexfer.storage.base import OnConflict
@@ -63,11 +65,13 @@ class Inbox:
         self._usages: dict[str, Usage] = {}
         self._numbers = itertools.count(1)
         _refuse_precious(path)
+        _refuse_link(path)
         os.umask(0o077)  # each mode is set to the bit later; until then what we make is ours to use, and only ours
         with contextlib.ExitStack() as stack:
             with self._explained():
                 self._root = directories.open_root(path, rules)
                 stack.callback(os.close, self._root)
+                self._refuse_shared()
                 stack.callback(os.close, self._lock())
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(STAGING_NAME, 0o700, dir_fd=self._root)
@@ -134,6 +138,24 @@ class Inbox:
                 hint="Choose a directory, not a link, that this user can write: securexfer serve --inbox DIR",
             ) from error
 
+    def _refuse_shared(self) -> None:
+        """Raise ConfigurationError for a root that somebody else could change, or put another in the place of."""
+        found, above = os.fstat(self._root), self.path.absolute().parent
+        quoted = shlex.quote(str(self.path))
+        # Root takes also what belongs to the owner of the directory above, as with every other file (files.py).
+        if found.st_uid not in {os.geteuid(), 0, above.stat().st_uid if os.geteuid() == 0 else 0}:
+            raise ConfigurationError(
+                f"the inbox {self.path} belongs to another user (uid {found.st_uid})",
+                hint=f"chown -hR {os.geteuid()} {quoted}",
+            )
+        forbidden = 0o022 & ~self.rules.directory_mode  # --dir-mode may let the group write
+        if found.st_mode & forbidden:
+            raise ConfigurationError(
+                f"others can change the inbox {self.path} (mode {stat.S_IMODE(found.st_mode):04o})",
+                hint=f"chmod {'o' if forbidden == 0o002 else 'go'}-w {quoted}",
+            )
+        check_not_shared(above, "the inbox")
+
     def _lock(self) -> int:
         """Return the descriptor that keeps other servers out: a file's, as NFS locks only what is open for writing."""
         import fcntl
@@ -197,6 +219,15 @@ class Inbox:
                     found = os.stat(name, dir_fd=handle, follow_symlinks=False)
                     total += found.st_size if stat.S_ISREG(found.st_mode) else 0
         return total
+
+
+def _refuse_link(path: Path) -> None:
+    """Raise ConfigurationError for a root that is a link. Opening it would fail, too, but not say where it leads."""
+    if path.is_symlink():
+        raise ConfigurationError(
+            f"the inbox {path} cannot be used: it is a link, not a directory",
+            hint=f"Name the directory itself: securexfer serve --inbox {shlex.quote(str(path.resolve()))}",
+        )
 
 
 def _refuse_precious(path: Path) -> None:

@@ -1,0 +1,75 @@
+"""What `securexfer serve` does with root's rights: gives them up for --run-as, or says that it should."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from securexfer import privileges
+from securexfer.cli.terminal import note
+from securexfer.errors import ConfigurationError
+from securexfer.events import PrivilegeNotice
+
+if TYPE_CHECKING:
+    from securexfer.events import Event
+    from securexfer.privileges import ServiceUser
+
+_OWN_PLACE = Path("/srv/securexfer")  # for a server whose files are where people's are
+
+
+def become(user: ServiceUser | None, certs: Path, users: Path, inbox: Path) -> list[Event]:
+    """Give root's rights up for `user`, if one is named; return what the log should tell.
+
+    To be called when only what needs root is open. Raises ConfigurationError, with the command that mends it, for
+    files that the user could not work with.
+    """
+    told: list[str] = []
+    if user:
+        certs, users, inbox = (Path(os.path.abspath(path)) for path in (certs, users, inbox))  # noqa: PTH100 - no links
+        _check_owners(user, certs, users, inbox)
+        privileges.drop(user)
+        for path in (certs / "server.key", users, inbox):
+            privileges.check_reachable(user, path)
+        privileges.check_can_make(user, inbox)
+        authority = certs / "ca.key"
+        if os.access(authority, os.R_OK):
+            told.append(
+                f"{user.name} can read the CA's key, which serve never needs; to keep it from a server that was broken "
+                f"into: chown root: {shlex.quote(str(authority))}"
+            )
+    elif os.geteuid() == 0:
+        told.append(
+            "serve runs as root: whoever breaks into it has this whole machine, and files are stored as root's. "
+            "Give it a user of its own: securexfer serve --run-as USER"
+        )
+    privileges.forbid_dumps()
+    for text in told:
+        note(f"WARNING: {text}")
+    return [PrivilegeNotice(text) for text in told]
+
+
+def _check_owners(user: ServiceUser, certs: Path, users: Path, inbox: Path) -> None:
+    home = users.parent
+    if _is_for_others(user, home):
+        moved = [path for path in (certs, users, inbox) if path.parent == home and os.path.lexists(path)]
+        place = f"install -d -m 700 {_OWN_PLACE} && mv {shlex.join(map(str, moved))} {_OWN_PLACE}"
+        raise ConfigurationError(
+            f"{users.name} needs a directory that is {user.name}'s, and {home} is not one to give away",
+            hint=f"{place}\nThen: securexfer serve --home {_OWN_PLACE} --run-as {user.name}",
+        )
+    companions = [users.with_name(f"{users.name}{suffix}") for suffix in ("-wal", "-shm")]
+    # All that it reads, and what it must be able to make or to replace: SQLite's companions beside the database, what a
+    # killed renewal left beside the certificates. `ca.key` is not among them, and had better be root's.
+    shown = [certs / name for name in ("ca.pem", "server.pem", "server.key", ".lock")]
+    privileges.check_owned(user, [home, users, *companions, home / ".lock", certs, *shown], inbox)
+
+
+def _is_for_others(user: ServiceUser, directory: Path) -> bool:
+    """Whether a directory is not the user's and must not be given away: somebody's home, or one of the system's."""
+    if not directory.is_dir() or directory.stat().st_uid == user.uid:
+        return False
+    homes = {Path(entry.pw_dir) for entry in pwd.getpwall() if entry.pw_uid != user.uid}
+    return directory in homes or directory.parent.parent == directory.parent
