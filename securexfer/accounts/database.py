@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
-import sqlalchemy.dialects.sqlite  # now, not by the engine: by then whoever we are may not be able to read it
+
+# Now, not by the engine: by then `serve --run-as` may be a user who cannot read where this is installed.
+import sqlalchemy.dialects.sqlite
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
 from securexfer.accounts.users import User, check_user_name, is_user_name

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# Now, not at the first use: by then `serve --run-as` may be a user who cannot read where this is installed.
+import cryptography.hazmat.backends.openssl  # noqa: F401
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
