@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SECUREXFER = str(Path(sys.executable).with_name("securexfer"))
 PASSWORD = "correct horse 7 canary-5f2e"  # must never be seen in a log or an argument list
+# A server that can be traced, and whose descriptors can be counted, by who started it: otherwise by root alone.
+WATCHED = "from securexfer import cli, privileges; privileges.forbid_dumps = privileges.forbid_core_files; cli.main()"
 USERS = ("ana", "bruno", "carla", "davi", "eva")
 
 
@@ -29,11 +31,12 @@ def environment(**more: str) -> dict[str, str]:
 class Server:
     """A running `securexfer serve`."""
 
-    def __init__(self, home: Path, *options: str, wait: bool = True, **more: str) -> None:
+    def __init__(self, home: Path, *options: str, wait: bool = True, watched: bool = False, **more: str) -> None:
         self.log_path = home / f"serve-{time.monotonic_ns()}.log"
+        program = [sys.executable, "-c", WATCHED] if watched else [SECUREXFER]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [SECUREXFER, "serve", "--home", str(home), "--host", "localhost", "--port", "0", *options],
+                [*program, "serve", "--home", str(home), "--host", "localhost", "--port", "0", *options],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env=environment(**more),
@@ -102,9 +105,9 @@ class Lab:
         self.password_file.write_text(PASSWORD + "\n")
         self._stack = contextlib.ExitStack()
 
-    def serve(self, *options: str, **more: str) -> Server:
+    def serve(self, *options: str, watched: bool = False, **more: str) -> Server:
         """Start a server on a free loopback port; it ends with the test."""
-        server = Server(self.home, *options, **more)
+        server = Server(self.home, *options, watched=watched, **more)
         self._stack.callback(server.stop)
         return server
 

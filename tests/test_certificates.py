@@ -295,6 +295,11 @@ def put_rsa_key(directory):
     )
 
 
+def link(path):
+    path.rename(path.parent / "elsewhere")
+    path.symlink_to("elsewhere")
+
+
 BROKEN = {
     "no directory": (shutil.rmtree, "there are no certificates in {certs}", "init"),
     "no files": (lambda d: [file.unlink() for file in d.iterdir()], "there are no certificates in {certs}", "init"),
@@ -304,6 +309,12 @@ BROKEN = {
     "key 0640": (lambda d: (d / "server.key").chmod(0o640), "others can read the private key", "chmod 600"),
     "key 0644": (lambda d: (d / "server.key").chmod(0o644), "others can read the private key", "chmod 600"),
     "key 0602": (lambda d: (d / "server.key").chmod(0o602), "others can change the private key", "chmod 600"),
+    "ca key 0644": (lambda d: (d / "ca.key").chmod(0o644), "others can read the CA's private key", "chmod 600"),
+    "key a link": (lambda d: link(d / "server.key"), "but a link to", "mv -f"),
+    "certificate a link": (lambda d: link(d / "server.pem"), "but a link to", "mv -f"),
+    "ca a link": (lambda d: link(d / "ca.pem"), "but a link to", "mv -f"),
+    "ca key a link": (lambda d: link(d / "ca.key"), "but a link to", "mv -f"),
+    "above 0777": (lambda d: d.parent.chmod(0o777), "others can change the directory", "chmod go-w"),
     "certificate 0666": (lambda d: (d / "server.pem").chmod(0o666), "others can change the server cert", "chmod go-w"),
     "ca 0646": (lambda d: (d / "ca.pem").chmod(0o646), "others can change the CA certificate", "chmod go-w"),
     "directory 0770": (lambda d: d.chmod(0o770), "others can change the directory", "chmod go-w"),
@@ -335,7 +346,7 @@ def test_K06_what_is_broken_is_not_served_and_the_hint_mends_it(certs, case):
     ("breaking", "message"),
     [
         (lambda d: forge(d, begin=DAY), "and by this machine's clock that is to come"),
-        (lambda d: (d / "server.key").rename(d / "k") and (d / "server.key").symlink_to("k"), "is not a plain file"),
+        (lambda d: (d / "server.key").unlink() or (d / "server.key").symlink_to("nowhere"), "is not a plain file"),
         (lambda d: (d / "server.key").unlink() or os.mkfifo(d / "server.key"), "is not a plain file"),
     ],
 )

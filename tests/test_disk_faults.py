@@ -8,8 +8,10 @@ import os
 import random
 import re
 import select
+import shlex
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -58,7 +60,8 @@ def traced(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Traced:
         # Quick, but signals that are injected get lost with it (strace 6.1).
         filtering = [] if "signal=" in options[-1] else ["--seccomp-bpf"]
         words = ["strace", "-D", "-f", "-y", "-qq", *filtering, "-s", "0", "-o", str(trace), *options]
-        program.write_text(f'#!/bin/sh\nexec {" ".join(words)} -- {lab_module.SECUREXFER} "$@"\n')
+        watched = [sys.executable, "-c", lab_module.WATCHED]
+        program.write_text(f'#!/bin/sh\nexec {shlex.join([*words, "--", *watched])} "$@"\n')
         program.chmod(0o700)
         with monkeypatch.context() as patch:
             patch.setattr(lab_module, "SECUREXFER", str(program))
@@ -538,3 +541,63 @@ def test_D06_a_disk_that_is_read_only_is_refused_at_the_start(lab: Lab, tmpfs: T
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(AssertionError, match=r"inbox cannot be used: Read-only file system"):
         lab.serve("--inbox", str(disk / "inbox"))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("policy", ["refuse", "replace"])
+@pytest.mark.parametrize("kind", ["another disk", "a bind mount of the same disk"])
+def test_P23_a_mount_inside_the_inbox_gets_nothing_and_harms_nobody(
+    lab: Lab, log_in: LogIn, tmpfs: Tmpfs, tmp_path: Path, kind: str, policy: str
+) -> None:
+    """A file is linked from staging, and link(2) does not lead into another mount; nothing is copied there instead."""
+    with contextlib.ExitStack() as stack:
+        (lab.inbox / "ana" / "m").mkdir(parents=True)
+        lab.inbox.chmod(0o700)
+        outside = tmpfs("size=8m") if kind == "another disk" else tmp_path / "outside"
+        outside.mkdir(exist_ok=True)
+        (outside / "theirs").write_text("as it was")
+        subprocess.run(["mount", "--bind", str(outside), str(lab.inbox / "ana/m")], check=True)
+        stack.callback(subprocess.run, ["umount", "-l", str(lab.inbox / "ana/m")], check=True)
+        server = lab.serve("--on-conflict", policy)
+        tls = log_in(server, 4)
+        for name in ("m/x", "m/d/e/x", "m/theirs"):
+            assert send(tls, name, b"1") == REFUSED
+        assert send(tls, "x", b"1") == stranger.ACCEPTED
+        tls.close()
+        assert server.stop() == 0
+        assert [path.name for path in outside.rglob("*")] == ["theirs"]
+        assert (outside / "theirs").read_text() == "as it was"
+        found = {(event["name"], event["reason"]) for event in server.events("file.reject")}
+        taken = ("m/theirs", "IO" if policy == "replace" else "EXISTS")
+        assert found == {("m/x", "IO"), ("m/d/e/x", "IO"), taken}
+        assert "EXDEV" in server.events("file.reject")[0]["detail"]
+    assert lab.stored() == {"x": b"1"}
+
+
+@pytest.mark.root
+def test_P23_an_inbox_that_is_a_mount_works(lab: Lab, log_in: LogIn, tmpfs: Tmpfs) -> None:
+    lab.inbox = tmpfs("size=8m,mode=0700")
+    tls = log_in(lab.serve("--inbox", str(lab.inbox)), 1)
+    assert send(tls, "d/x", b"1") == stranger.ACCEPTED
+    assert lab.stored() == {"d/x": b"1"}
+
+
+@pytest.mark.parametrize("target", ["/proc/self/root", "/proc/self/cwd", "/proc/self/fd/1", "/dev/stderr"])
+def test_P23_a_magic_link_inside_leads_nowhere(lab: Lab, log_in: LogIn, target: str) -> None:
+    """The kernel's own links, which need no path to exist, are links like any other: not followed."""
+    (lab.inbox / "ana").mkdir(parents=True)
+    lab.inbox.chmod(0o700)
+    (lab.inbox / "ana/link").symlink_to(target)
+    (lab.inbox / "bruno").symlink_to(target)
+    server = lab.serve("--on-conflict", "replace")
+    tls = log_in(server, 2)
+    assert send(tls, "link/x", b"1") == REFUSED
+    assert send(tls, "x", b"1") == stranger.ACCEPTED
+    with stranger.connect(server.port, str(lab.ca)) as other:
+        assert stranger.log_in(other, "bruno", lab_module.PASSWORD)
+        assert not any(stranger.send(other, [("x", b"1")]))
+    tls.close()
+    assert server.stop() == 0
+    assert (lab.inbox / "ana/link").readlink() == Path(target)
+    (lab.inbox / "ana/link").unlink()
+    assert lab.stored() == {"x": b"1"}

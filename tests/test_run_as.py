@@ -511,3 +511,35 @@ def test_O03_no_hint_gives_away_a_home_directory(place: Lab, program: Callable[[
     place.home.parent.chmod(0o755)  # made by the umask of this test, and /srv is there anywhere else
     subprocess.run(["sh", "-c", refused_by_program(place)[1]], check=True)
     assert place.serve(*RUN_AS).stop() == 0
+
+
+# -- what another user of the machine gets at ------------------------------------------------------------------
+
+STRANGER = ("setpriv", "--reuid", "daemon", "--regid", "daemon", "--clear-groups")
+
+
+@root_only
+def test_P19_what_is_stored_is_out_of_reach_of_other_users(place: Lab, tmp_path: Path) -> None:
+    """Not the system's protection of hard links does it (EPERM), but that the inbox lets nobody in (EACCES)."""
+    place.home.chmod(0o755)
+    (tmp_path / "x").write_bytes(b"1")
+    assert place.send(place.serve(*RUN_AS), tmp_path / "x").returncode == 0
+    stored = place.inbox / "ana/x"
+    planted = Path(tempfile.mkdtemp(dir=place.home.parent))
+    os.chown(planted, pwd.getpwnam("daemon").pw_uid, -1)
+    for attempt in (["ln", stored, planted / "y"], ["cat", stored], ["ls", stored.parent], ["ls", place.inbox]):
+        done = subprocess.run([*STRANGER, *map(str, attempt)], capture_output=True, text=True, check=False)
+        assert done.returncode != 0, attempt
+        assert "Permission denied" in done.stderr
+    assert stored.stat().st_nlink == 1
+    assert stored.stat().st_mode & 0o777 == 0o600
+
+
+@root_only
+def test_O10_another_process_of_the_user_cannot_look_into_the_server(place: Lab) -> None:
+    server = place.serve(*RUN_AS)
+    with subprocess.Popen([*AS_USER, "sleep", "60"]) as other:
+        for pid, readable in ((other.pid, True), (server.process.pid, False)):
+            done = subprocess.run([*AS_USER, "cat", f"/proc/{pid}/environ"], capture_output=True, check=False)
+            assert (done.returncode == 0) == readable
+        other.kill()

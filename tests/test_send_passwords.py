@@ -176,6 +176,22 @@ def test_A20_there_is_no_option_for_a_password(place: Lab, server: Server) -> No
         assert typed not in result.stdout + result.stderr
 
 
+def test_A21_a_password_in_the_environment_is_not_used(place: Lab, server: Server) -> None:
+    """Every child of a shell would have it, and so would whoever reads /proc: there is no such thing here."""
+    names = [f"{prefix}PASSWORD{suffix}" for prefix in ("SECUREXFER_", "SECUREXFER_SEND_") for suffix in ("", "_FILE")]
+    right = {name: str(place.password_file) if name.endswith("FILE") else PASSWORD for name in names}
+    right |= {"SECUREXFER_PASSWORD_STDIN": "1", "SECUREXFER_SEND_PASSWORD_STDIN": "1"}
+    result = send(place, server, env=right)
+    assert result.returncode == 2
+    assert "a password is needed" in result.stderr
+    assert send(place, server, "--password-stdin", input="the wrong one", env=right).returncode == 4
+    wrong = dict.fromkeys(right, "the wrong one")
+    assert send(place, server, "--password-stdin", input=PASSWORD, env=wrong).returncode == 0
+    added = place.run("user", "add", "somebody-new", "--home", place.home, env=right)
+    assert added.returncode == 2
+    assert "a password is needed" in added.stderr
+
+
 def test_A20_the_password_is_in_no_argument_no_environment_no_output_and_no_log(
     place: Lab, server: Server, tmp_path: Path
 ) -> None:

@@ -759,7 +759,7 @@ def test_F23_memory_does_not_grow_with_the_file(lab: Lab, log_in: Callable[..., 
             stack.callback(shutil.rmtree, place, ignore_errors=True)
             options = ["--inbox", str(place)]
             lab.inbox = place
-        server = lab.serve(*options)
+        server = lab.serve(*options, watched=True)
         honest_transfer(log_in, server)
         tls = log_in(server, 1)
         Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # forget the peak: a login takes 64 MiB

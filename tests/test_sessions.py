@@ -45,7 +45,7 @@ def test_F03_the_log_says_how_many_of_the_announced_files_came(lab: Lab) -> None
 
 
 def test_F20_deep_names_hold_few_directories_open(lab: Lab) -> None:
-    server = lab.serve()
+    server = lab.serve(watched=True)
     with stranger.connect(server.port, str(lab.ca)) as tls:
         assert stranger.log_in(tls, "ana", PASSWORD)
         files = [(f"{number}/" + "d/" * 55 + "f", b"") for number in range(60)]

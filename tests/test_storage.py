@@ -592,10 +592,50 @@ def test_a_group_that_files_cannot_be_given_to_is_said_at_the_start(make: Callab
 
 def test_P15_a_root_that_is_a_link_is_refused(make: Callable[..., Inbox], root: Path, outside: Path) -> None:
     root.symlink_to(outside)
-    with pytest.raises(ConfigurationError, match="cannot be used") as caught:
+    with pytest.raises(ConfigurationError, match="it is a link, not a directory") as caught:
         make()
-    assert "not a link" in caught.value.hint
+    assert caught.value.hint.endswith(f"securexfer serve --inbox {outside}")
     assert untouched(outside)
+    make(outside)
+
+
+@pytest.mark.parametrize(
+    ("which", "mode", "mend"),
+    [("root", 0o777, "chmod go-w"), ("root", 0o770, "chmod go-w"), ("above", 0o775, "chmod go-w")],
+)
+def test_P15_a_root_that_others_could_change_is_refused_and_the_hint_mends_it(
+    make: Callable[..., Inbox], root: Path, which: str, mode: int, mend: str
+) -> None:
+    root.mkdir()
+    changed = root if which == "root" else root.parent
+    changed.chmod(mode)
+    with pytest.raises(ConfigurationError, match="others can change the") as caught:
+        make()
+    assert caught.value.hint == f"{mend} {changed}"
+    assert not list(root.iterdir())
+    subprocess.run(caught.value.hint.split(), check=True)
+    make()
+
+
+def test_P15_a_root_may_be_the_groups_if_directories_are_to_be(make: Callable[..., Inbox], root: Path) -> None:
+    root.mkdir()
+    root.chmod(0o2770)
+    make(directory_mode=0o2770)
+    root.chmod(0o2772)
+    with pytest.raises(ConfigurationError, match="others can change the inbox") as caught:
+        make(directory_mode=0o2770)
+    assert caught.value.hint == f"chmod o-w {root}"
+
+
+@pytest.mark.root
+def test_P15_a_root_of_another_user_is_refused_and_the_hint_mends_it(make: Callable[..., Inbox], root: Path) -> None:
+    root.mkdir()
+    os.chown(root, NOBODY, -1)
+    with pytest.raises(ConfigurationError, match="belongs to another user") as caught:
+        make()
+    assert not list(root.iterdir())
+    subprocess.run(caught.value.hint.split(), check=True)
+    make()
 
 
 def test_links_above_the_root_are_the_administrators_and_followed(make: Callable[..., Inbox], tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class Site:
 def place(tmp_path_factory: pytest.TempPathFactory, lab_source: Path) -> Iterator[tuple[Lab, Server]]:
     """Return a lab and its server, for all tests together."""
     lab = Lab(tmp_path_factory.mktemp("stranger"), lab_source)
-    server = lab.serve()
+    server = lab.serve(watched=True)
     yield lab, server
     lab.close()
     assert not [event for event in server.events() if event["level"] == "error" or event.get("reason") == "error"]
