@@ -143,8 +143,9 @@ def check_reachable(user: ServiceUser, path: Path) -> None:
             os.stat(f"{directory}/.")  # noqa: PTH116 - a Path would drop the dot, which asks for the right to enter
         except PermissionError:
             raise ConfigurationError(
-                f"{user.name} cannot reach {path}: {directory} lets only others in",
-                hint=f"chmod o+x {_quoted([directory])}",
+                f"{user.name} cannot reach {path}: {directory} does not let that user in",
+                hint=f"chmod o+x {_quoted([directory])}\n"
+                "Or keep the server's files where everybody may pass: securexfer serve --home DIR",
             ) from None
         except OSError:  # not there: whoever needs it says so
             return
@@ -191,14 +192,21 @@ def acting_for(directory: Path) -> Iterator[None]:
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         yield
         return
-    there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.is_dir()).stat()
-    if there.st_uid == 0:
+    there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.is_dir())
+    owner = there.stat()
+    if owner.st_uid == 0:
         yield
         return
     gid, groups = os.getegid(), os.getgroups()
     try:
-        _set_effective_groups(there)
-        os.seteuid(there.st_uid)
+        _set_effective_groups(owner)
+        os.seteuid(owner.st_uid)
+    except OSError as error:  # root of a container that holds no other user
+        raise ConfigurationError(
+            f"{there} belongs to another user (uid {owner.st_uid}), for whom root cannot act here: {error.strerror}",
+            hint="Run this as that user.",
+        ) from error
+    try:
         yield
     finally:
         os.seteuid(0)
@@ -220,14 +228,14 @@ def as_ourselves() -> Iterator[None]:
         os.seteuid(owner)
 
 
-def _set_effective_groups(there: os.stat_result) -> None:
+def _set_effective_groups(owned: os.stat_result) -> None:
     import pwd
 
     try:
-        entry = pwd.getpwuid(there.st_uid)
+        entry = pwd.getpwuid(owned.st_uid)
         gid, groups = entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
     except KeyError:  # a user of another machine, on a disk that was moved here
-        gid, groups = there.st_gid, [there.st_gid]
+        gid, groups = owned.st_gid, [owned.st_gid]
     os.setgroups(groups)
     os.setegid(gid)
 

@@ -431,6 +431,12 @@ def companion(lab: Lab) -> None:
     (lab.home / "users.db-shm").touch(mode=0o600)
 
 
+def behind_a_link(lab: Lab) -> None:
+    os.chown(lab.home, 0, 0)
+    (lab.home.parent / "link").symlink_to(lab.home)
+    lab.home = lab.home.parent / "link"
+
+
 def closed_above(lab: Lab) -> None:
     lab.home.parent.chmod(0o700)
 
@@ -448,7 +454,8 @@ MENDED: dict[str, tuple[Callable[[Lab], object], str]] = {
     "a companion is root's": (companion, "does not belong to nobody"),
     "the home is root's": (lambda lab: os.chown(lab.home, 0, 0), "does not belong to nobody"),
     "a user's inbox is root's": (left_by_a_server_of_roots, "inbox does not belong to nobody"),
-    "a closed directory above": (closed_above, "lets only others in"),
+    "a closed directory above": (closed_above, "does not let that user in"),
+    "the home is root's, behind a link": (behind_a_link, "does not belong to nobody"),
     "others read the key": (lambda lab: (lab.home / "certs/server.key").chmod(0o640), "others can read"),
     "others read the CA's key": (lambda lab: (lab.home / "certs/ca.key").chmod(0o644), "others can read the CA's"),
     "others read the database": (lambda lab: (lab.home / "users.db").chmod(0o604), "others can read"),

@@ -17,11 +17,13 @@ DOCUMENT = ROOT / "docs" / "troubleshooting.md"
 EXPLAINED = (
     "client.py",
     "profiles.py",
+    "privileges.py",
     "net/listening.py",
     "net/tls.py",
     "cli/passwords.py",
     "cli/trust.py",
     "cli/send.py",
+    "cli/serving_as.py",
 )
 
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)}

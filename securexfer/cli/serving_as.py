@@ -28,7 +28,8 @@ def become(user: ServiceUser | None, certs: Path, users: Path, inbox: Path) -> l
     """
     told: list[str] = []
     if user:
-        certs, users, inbox = (Path(os.path.abspath(path)) for path in (certs, users, inbox))  # noqa: PTH100 - no links
+        # The directories themselves; that a file or the inbox may be no link is checked by whoever opens it.
+        certs, users, inbox = certs.resolve(), *(path.parent.resolve() / path.name for path in (users, inbox))
         _check_owners(user, certs, users, inbox)
         privileges.drop(user)
         for path in (certs / "server.key", users, inbox):

@@ -45,7 +45,9 @@ def _cannot_listen(host: str | None, port: int, command: str, error: OSError) ->
         )
     if error.errno in {errno.EACCES, errno.EPERM}:
         return ConfigurationError(
-            f"port {port} needs root", hint=f"Choose one from 1024 on: {command} --port {_free_port(9089)}"
+            f"port {port} needs root",
+            hint=f"Choose one from 1024 on: {command} --port {_free_port(9089)}\n"
+            f"Or start it as root, and let it become another user: sudo {command} --port {port} --run-as USER",
         )
     return ConfigurationError(
         f"cannot listen on {host or 'all interfaces'} port {port}: {error.strerror or error}",
