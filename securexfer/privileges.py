@@ -193,7 +193,9 @@ def acting_for(directory: Path) -> Iterator[None]:
         yield
         return
     there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.is_dir())
-    owner = there.stat()
+    owner = there.lstat()  # of the link, if it is one that an ordinary user made: where that leads is that user's doing
+    if owner.st_uid == 0:
+        owner = there.stat()
     if owner.st_uid == 0:
         yield
         return

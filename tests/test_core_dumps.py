@@ -70,6 +70,17 @@ def test_O10_A20_a_server_that_crashes_leaves_no_core_and_tells_no_secret(
     assert not [line for line in key[1:-1] if line in said]
 
 
+@pytest.mark.ordinary
+def test_O10_who_runs_the_server_cannot_look_into_its_memory(lab: Lab) -> None:
+    """So neither can any other program of that user; and no crash is handed to a program that keeps dumps."""
+    for server, readable in (
+        (lab.serve(watched=True, **TALKATIVE), True),
+        (lab.serve("--inbox", str(lab.home / "other")), False),
+    ):
+        looked = subprocess.run(["cat", f"/proc/{server.process.pid}/environ"], capture_output=True, check=False)
+        assert (looked.returncode == 0) == readable
+
+
 @pytest.mark.parametrize("command", ["send", "user"])
 def test_O10_a_command_that_has_a_password_leaves_no_core(lab: Lab, cores: Path, command: str) -> None:
     words = {

@@ -413,6 +413,24 @@ def test_O03_root_follows_no_link_that_the_user_plants(place: Lab) -> None:
                 and not path.is_symlink()]  # fmt: skip
 
 
+@root_only
+def test_O03_root_has_only_the_users_rights_where_the_user_leads_it(place: Lab) -> None:
+    """Into a directory of root's, say. A link of root's own making leads it there with all of its rights."""
+    theirs = place.home.parent / "roots"
+    theirs.mkdir(mode=0o755)
+    certs = place.home / "certs"
+    shutil.rmtree(certs)
+    certs.symlink_to(theirs)
+    os.chown(certs, ids().pw_uid, -1, follow_symlinks=False)
+    refused = place.run("init", "--home", place.home)
+    assert refused.returncode == 2
+    assert "Permission denied" in refused.stderr
+    assert not list(theirs.iterdir())
+    os.chown(certs, 0, 0, follow_symlinks=False)
+    assert place.run("init", "--home", place.home).returncode == 0
+    assert (theirs / "ca.key").stat().st_uid == 0
+
+
 # -- what must be mended first ---------------------------------------------------------------------------------
 
 
