@@ -498,7 +498,7 @@ def serving_into(lab: Lab, stderr: int | IO[bytes], port: int = 0) -> Iterator[s
 
 def port_in(log: Iterable[str]) -> int:
     """Read a log up to the line that says where the server listens."""
-    started = next(line for line in log if line.startswith("{"))
+    started = next(line for line in log if '"server.start"' in line)
     return int(json.loads(started)["addresses"][0].rpartition(":")[2])
 
 

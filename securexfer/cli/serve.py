@@ -121,8 +121,6 @@ def serve(
     store = Inbox(inbox, rules)
     log = Log(sys.stderr, log_format or (LogFormat.TEXT if sys.stderr.isatty() else LogFormat.JSON))
     try:
-        for notice in notices:
-            log.write(notice)
         identity = Identity(certs, log.write)
         logins = Logins(accounts, observe=log.write)
         server = Server(listeners, identity.context, logins, store, limits, log.write, identity.refresh)
@@ -131,6 +129,7 @@ def serve(
         signal.signal(signal.SIGHUP, lambda *_: _look_again(identity, server))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         addresses = _addresses(listeners, own_names)
+        serving_as.warn(notices, log)
         _announce(identity.certificate, addresses, store.path)
         log.write(ServerStarted(tuple(addresses), str(store.path)))
         finished = server.run()

@@ -14,14 +14,14 @@ from securexfer.errors import ConfigurationError
 from securexfer.events import PrivilegeNotice
 
 if TYPE_CHECKING:
-    from securexfer.events import Event
+    from securexfer.cli.log import Log
     from securexfer.privileges import ServiceUser
 
 _OWN_PLACE = Path("/srv/securexfer")  # for a server whose files are where people's are
 
 
-def become(user: ServiceUser | None, certs: Path, users: Path, inbox: Path) -> list[Event]:
-    """Give root's rights up for `user`, if one is named; return what the log should tell.
+def become(user: ServiceUser | None, certs: Path, users: Path, inbox: Path) -> list[PrivilegeNotice]:
+    """Give root's rights up for `user`, if one is named; return what `warn` is to tell.
 
     To be called when only what needs root is open. Raises ConfigurationError, with the command that mends it, for
     files that the user could not work with.
@@ -47,9 +47,14 @@ def become(user: ServiceUser | None, certs: Path, users: Path, inbox: Path) -> l
             "Give it a user of its own: securexfer serve --run-as USER"
         )
     privileges.forbid_dumps()
-    for text in told:
-        note(f"WARNING: {text}")
     return [PrivilegeNotice(text) for text in told]
+
+
+def warn(notices: list[PrivilegeNotice], log: Log) -> None:
+    """Tell what `become` returned: the person who starts the server, and whoever reads its log."""
+    for notice in notices:
+        note(f"WARNING: {notice.detail}")
+        log.write(notice)
 
 
 def _check_owners(user: ServiceUser, certs: Path, users: Path, inbox: Path) -> None:
