@@ -29,9 +29,9 @@ def environment(**more: str) -> dict[str, str]:
 class Server:
     """A running `securexfer serve`."""
 
-    def __init__(self, home: Path, *options: str, wait: bool = True, **more: str) -> None:
-        self.log_path = home / f"serve-{time.monotonic_ns()}.log"
-        with self.log_path.open("wb") as log:
+    def __init__(self, home: Path, *options: str, wait: bool = True, log_path: Path | None = None, **more: str) -> None:
+        self.log_path = log_path or home / f"serve-{time.monotonic_ns()}.log"
+        with self.log_path.open("ab") as log:  # as a log is opened that others rotate
             self.process = subprocess.Popen(
                 [SECUREXFER, "serve", "--home", str(home), "--host", "localhost", "--port", "0", *options],
                 stderr=log,
@@ -102,7 +102,7 @@ class Lab:
         self.password_file.write_text(PASSWORD + "\n")
         self._stack = contextlib.ExitStack()
 
-    def serve(self, *options: str, **more: str) -> Server:
+    def serve(self, *options: str, **more: Any) -> Server:
         """Start a server on a free loopback port; it ends with the test."""
         server = Server(self.home, *options, **more)
         self._stack.callback(server.stop)

@@ -290,7 +290,7 @@ class Receiver:
         )
 
     def _over_limit(self, limit: str, detail: str) -> NoReturn:
-        self._observe(LimitHit(self._session.address, limit, detail))
+        self._observe(LimitHit(self._session.address, limit, detail, self._session.user))
         raise LimitExceededError(detail)
 
 
