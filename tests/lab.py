@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 SECUREXFER = str(Path(sys.executable).with_name("securexfer"))
 PASSWORD = "correct horse 7 canary-5f2e"  # must never be seen in a log or an argument list
 USERS = ("ana", "bruno", "carla", "davi", "eva")
+
+
+_SOURCES = itertools.count()
+
+
+def fresh_source() -> str:
+    """Return a loopback address that no other test connects from: what a server holds against one is not its own."""
+    number = next(_SOURCES)
+    return f"127.{64 + number // 62_500}.{number // 250 % 250}.{number % 250 + 1}"
 
 
 def environment(**more: str) -> dict[str, str]:

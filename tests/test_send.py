@@ -208,7 +208,7 @@ BAD_NAMES = {
 }
 
 
-def test_C01_P27_names_that_cannot_be_sent_whole_are_refused_here(
+def test_C01_P05_P27_names_that_cannot_be_sent_whole_are_refused_here(
     place: Lab, server: Server, tmp_path: Path, there: str
 ) -> None:
     """Exit 5, nothing is cut, nothing is asked of the server, and the terminal sees them escaped; other files go on."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import stranger_client as stranger
-from lab import PASSWORD, Lab, Server
+from lab import PASSWORD, Lab, Server, fresh_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,8 @@ class Site:
         self._stack = stack
 
     def connect(self) -> stranger.Tls:
-        return self._stack.enter_context(stranger.connect(self.server.port, str(self.lab.ca)))
+        """Connect from an address of its own, so that what failed before is not held against it."""
+        return self._stack.enter_context(stranger.connect(self.server.port, str(self.lab.ca), source=fresh_source()))
 
     def session(self) -> stranger.Tls:
         """Connect and log in as ana."""
@@ -238,6 +239,20 @@ def test_A01_a_wrong_password_gets_one_byte_and_an_end_in_order(site: Site) -> N
     assert stranger.log_in(tls, "davi", PASSWORD)
 
 
+def test_A14_a_second_login_in_one_connection_is_never_looked_at(site: Site) -> None:
+    """The session ends after the first one that was refused, and is one failure in the log."""
+    before = {kind: len(site.server.events(kind)) for kind in ("auth.fail", "auth.ok", "conn.close")}
+    tls = site.connect()
+    right = stranger.login("davi", PASSWORD) + stranger.count(1) + stranger.file("second.txt", b"x")
+    tls.sendall(stranger.login("davi", PASSWORD + "x") + right * 3)
+    assert stranger.rest(tls) == b"\x00"
+    site.server.wait_for("conn.close", before["conn.close"] + 1)
+    assert len(site.server.events("auth.fail")) == before["auth.fail"] + 1
+    assert len(site.server.events("auth.ok")) == before["auth.ok"]
+    assert site.server.events("conn.close")[-1]["reason"] == "AUTH"
+    assert not (site.lab.inbox / "davi").exists()
+
+
 def test_A23_nothing_is_parsed_before_the_login_is_accepted(site: Site) -> None:
     """A session sent at once, in one record, is stored with the right password and does nothing with a wrong one."""
     before = len(site.server.events("file.reject") + site.server.events("file.ok") + site.server.events("limit.hit"))
@@ -285,7 +300,7 @@ def test_P01_a_name_that_climbs_gets_0_and_nothing_appears_outside(size: int, si
 def test_T17_without_a_protocol_in_common_the_server_reads_nothing(site: Site) -> None:
     before = len(site.server.events("tls.fail"))
     for alpn in ("securexfer/9", "http/1.1"):
-        with stranger.connect(site.server.port, str(site.lab.ca), alpn=alpn) as tls:
+        with stranger.connect(site.server.port, str(site.lab.ca), alpn=alpn, source=fresh_source()) as tls:
             assert tls.selected_alpn_protocol() is None
             with contextlib.suppress(OSError):
                 tls.sendall(stranger.login("ana", PASSWORD))
@@ -438,7 +453,7 @@ def test_T22_what_is_not_TLS_gets_no_answer_and_does_no_harm(site: Site) -> None
     greetings = [b"GET / HTTP/1.0\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", stranger.login("ana", PASSWORD), b""]
     for greeting in greetings:
         with (
-            socket.create_connection(("127.0.0.1", site.server.port), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", site.server.port), 10, (fresh_source(), 0)) as plain,
             contextlib.suppress(OSError),  # reset: as good an end as any other
         ):
             plain.sendall(greeting)

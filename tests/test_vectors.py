@@ -245,7 +245,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory, lab_source: Path) -> Itera
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
-def test_A01_A03_F01_to_F12_P01_a_server_does_what_the_vector_says(
+def test_A01_A03_F01_F02_F03_F04_F05_F06_F07_F08_F09_F11_F12_P01_P02_P03_P04_P06_P07_a_server_does_what_it_says(
     vector: Vector, serving: Callable[..., tuple[Lab, Server]]
 ) -> None:
     leave = LEAVING.get(vector.name)
