@@ -163,10 +163,10 @@ def attack(lab: Lab, port: int) -> None:
     context.check_hostname = False  # so that any name may be asked for
     context.load_verify_locations(lab.ca)
     context.set_alpn_protocols(["securexfer/1"])
-    for password in (b"\x1b[31m\xff\r\n", b"\x1b[31m\r\n\x00"):
+    for user, password in ((EVIL, b"\x1b[31m\xff\r\n"), ("ana\0x", PASSWORD.encode())):
         plain = socket.create_connection(("127.0.0.1", port), 30, ("127.0.0.3", 0))
         with context.wrap_socket(plain, server_hostname="lab\x1b[31m\r\n\x07", suppress_ragged_eofs=False) as tls:
-            tls.sendall(EVIL.encode().ljust(128) + password.ljust(128))
+            tls.sendall(user.encode().ljust(128) + password.ljust(128))
             assert stranger.rest(tls) == b"\x00"
     with stranger.connect(port, str(lab.ca), source="127.0.0.4") as tls:
         assert stranger.log_in(tls, "ana", PASSWORD)
@@ -182,14 +182,15 @@ ATTACK_LINES = 3 * 3 + 7  # three connections that fail; an opening, a login, fo
 ATTACK_LINES += 2  # the server's own start and stop
 
 
-def test_O01_whatever_a_client_says_a_line_of_the_log_stays_a_line(lab: Lab) -> None:
+def test_A03_O01_whatever_a_client_says_a_line_of_the_log_stays_a_line(lab: Lab) -> None:
     server = lab.serve()
     attack(lab, server.port)
     assert server.stop() == 0
     text = server.log_path.read_text()
     check_lines(text[text.index("{") :], ATTACK_LINES)
     assert len(server.events()) == ATTACK_LINES
-    assert {event["user"] for event in server.events("auth.fail")} == {EVIL}
+    assert {event["user"] for event in server.events("auth.fail")} == {EVIL, "ana\0x"}
+    assert '"ana\\u0000x"' in text
     assert {event["name"] for event in [*server.events("file.reject"), *server.events("file.abort")]} == {EVIL, "fine"}
 
 

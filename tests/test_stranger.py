@@ -250,7 +250,7 @@ def test_A14_a_second_login_in_one_connection_is_never_looked_at(site: Site) -> 
     assert len(site.server.events("auth.fail")) == before["auth.fail"] + 1
     assert len(site.server.events("auth.ok")) == before["auth.ok"]
     assert site.server.events("conn.close")[-1]["reason"] == "AUTH"
-    assert not (site.lab.inbox / "davi").exists()
+    assert site.lab.stored("davi") == {}
 
 
 def test_A23_nothing_is_parsed_before_the_login_is_accepted(site: Site) -> None:
@@ -446,6 +446,32 @@ def test_F06_a_size_costs_no_memory_and_no_disk_before_its_bytes_come(site: Site
     tls.close()
     site.server.wait_for("file.abort")
     assert site.stored("sizes") == {"ok": b"x"}
+
+
+@pytest.mark.parametrize("files", [100_000, 100_001, 2**31, 2**32 - 1])
+def test_F02_a_count_costs_nothing_before_its_files_come(files: int, site: Site) -> None:
+    """One over the limit ends the session without an answer; none is believed before its files are there."""
+    before = site.server.status("VmRSS")
+    sessions = []
+    for _ in range(5):
+        sessions.append(site.session())
+        sessions[-1].sendall(stranger.count(files))
+    for tls in sessions:
+        if files > 100_000:
+            assert stranger.rest(tls) == b""
+        else:
+            assert stranger.send(tls, []) == []
+    assert site.server.status("VmRSS") - before < 8 << 10
+
+
+def test_P25_whether_somebody_else_has_a_file_of_that_name_makes_no_difference(site: Site) -> None:
+    tls = site.session()
+    assert stranger.send(tls, [("private.txt", b"ana's"), ("private/x", b"ana's")]) == [True, True]
+    tls = site.connect()
+    assert stranger.log_in(tls, "eva", PASSWORD)
+    assert stranger.send(tls, [("private.txt", b"eva's"), ("private", b"no directory here")]) == [True, True]
+    assert (site.lab.inbox / "ana" / "private.txt").read_bytes() == b"ana's"
+    assert (site.lab.inbox / "eva" / "private.txt").read_bytes() == b"eva's"
 
 
 def test_T22_what_is_not_TLS_gets_no_answer_and_does_no_harm(site: Site) -> None:
