@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 PROTOCOLS = (framing.ALPN,)
 DESCRIPTOR_PAUSE = 0.2  # seconds without accepting when descriptors or threads have run out
 STACK_SIZE = 1 << 20  # bytes for a worker's stack: enough for OpenSSL and a few dozen Python frames
+THROTTLED_SECONDS = 1.0  # before a login that was not looked at is sent away: who guesses in a loop loops once a second
 HOUSEKEEPING_SECONDS = 5.0
 HIT_SECONDS = 1.0  # between two lines of the log about one source and one limit
 MAX_HITS = 4096  # sources remembered for that; the one not heard of for longest is forgotten
@@ -292,6 +293,8 @@ class Server:
         # Protocol 1 has no word for these: the session ends without an answer, which means "not now".
         except ThrottledError as error:
             self._observe(LoginThrottled(peer.number, peer.address, shown, error.message))
+            self._enter(peer, _Phase.ENDING)  # others may need its place
+            connection.linger(THROTTLED_SECONDS)
             raise
         except BusyError as error:
             self._hit(peer.address, "logins", error.message)

@@ -447,6 +447,18 @@ def test_A13_a_server_that_is_killed_forgets_a_few_seconds_at_most(lab: Lab) -> 
     assert "5 failed logins" in listed
 
 
+def test_who_guesses_in_a_loop_hears_of_it_once_a_second_whatever_is_sent_meanwhile(lab: Lab) -> None:
+    with Accounts.open(lab.home / "users.db") as accounts:
+        accounts.keep_failures({"ana": (100, 0)})
+    server = lab.serve()
+    with stranger.connect(server.port, str(lab.ca), source="127.0.0.66") as tls:
+        began = time.monotonic()
+        tls.sendall(stranger.login("ana", PASSWORD) + stranger.count(1) + stranger.file("x", b"y"))
+        assert stranger.rest(tls) == b""
+        assert time.monotonic() - began > 0.9
+    assert server.wait_for("conn.close")["reason"] == "THROTTLED"
+
+
 def test_a_send_that_is_throttled_tries_again_until_it_may(lab: Lab) -> None:
     server = lab.serve()
     for _ in range(FREE_FAILURES + 1):
