@@ -81,12 +81,17 @@ class Limits:
 
 
 class _Phase(enum.Enum):
-    """How far a connection is. Only one that has handed in a login is safe from being ended for a newer one."""
+    """How far a connection is. One whose login waits, or was good, is safe from being ended for a newer one."""
 
+    THROTTLED = enum.auto()  # its login was not looked at, and it is to wait before it hears so
     PROVING = enum.auto()  # handshake, then the bytes of a login
     WAITING = enum.auto()  # for its login to be checked; the queue has a limit of its own
     SESSION = enum.auto()
     ENDING = enum.auto()  # until the peer has read the last answer
+
+
+# Those that may be ended for a newcomer, in that order.
+_LOOSE = (_Phase.THROTTLED, _Phase.PROVING, _Phase.ENDING)
 
 
 @dataclass(eq=False, slots=True)
@@ -216,8 +221,7 @@ class Server:
 
     def _victim(self, newcomer: str) -> _Peer | None:
         """Return the handshake to end so that one more from a source keeps within the caps. Called with the lock."""
-        loose = {_Phase.PROVING, _Phase.ENDING}
-        holders = [peer for peer in self._peers if peer.phase in loose and not peer.evicted]
+        holders = [peer for peer in self._peers if peer.phase in _LOOSE and not peer.evicted]
         held = Counter(peer.source for peer in holders)
         if held[newcomer] >= self._limits.handshakes_per_source:
             source = newcomer
@@ -226,7 +230,7 @@ class Server:
         else:
             return None
         candidates = (peer for peer in holders if peer.source == source)
-        return min(candidates, key=lambda peer: (peer.phase is _Phase.ENDING, peer.phase_since))
+        return min(candidates, key=lambda peer: (_LOOSE.index(peer.phase), peer.phase_since))
 
     # -- one connection, in its worker -----------------------------------------------------------------------------
 
@@ -293,7 +297,7 @@ class Server:
         # Protocol 1 has no word for these: the session ends without an answer, which means "not now".
         except ThrottledError as error:
             self._observe(LoginThrottled(peer.number, peer.address, shown, error.message))
-            self._enter(peer, _Phase.ENDING)  # others may need its place
+            self._enter(peer, _Phase.THROTTLED)
             connection.linger(THROTTLED_SECONDS)
             raise
         except BusyError as error:

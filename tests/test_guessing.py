@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import socket
 import threading
 import time
 import tracemalloc
@@ -457,6 +458,20 @@ def test_who_guesses_in_a_loop_hears_of_it_once_a_second_whatever_is_sent_meanwh
         assert stranger.rest(tls) == b""
         assert time.monotonic() - began > 0.9
     assert server.wait_for("conn.close")["reason"] == "THROTTLED"
+
+
+def test_F19_of_one_source_a_throttled_guesser_makes_room_before_a_handshake(lab: Lab) -> None:
+    with Accounts.open(lab.home / "users.db") as accounts:
+        accounts.keep_failures({"ana": (100, 0)})
+    server = lab.serve("--max-handshakes-per-source", "2")
+    silent = socket.create_connection(("127.0.0.1", server.port), 10, source_address=("127.0.0.66", 0))
+    with silent, stranger.connect(server.port, str(lab.ca), source="127.0.0.66") as guesser:
+        guesser.sendall(stranger.login("ana", PASSWORD))
+        server.wait_for("auth.throttle")
+        assert guess(lab, server, "bruno", "127.0.0.66", PASSWORD) is True
+        silent.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            silent.recv(1)
 
 
 def test_a_send_that_is_throttled_tries_again_until_it_may(lab: Lab) -> None:
