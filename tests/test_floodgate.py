@@ -222,6 +222,24 @@ def test_O02_a_limit_before_a_login_is_one_line_a_second_and_one_of_a_session_is
     assert gate.accounted == gate.happened
 
 
+def test_O02_the_addresses_that_one_ipv6_host_chooses_itself_are_one_source() -> None:
+    gate = Gate()
+    for number in range(1000):
+        gate.write(*failing(number, f"2001:db8:0:7::{number:x}"))
+    assert len(gate.written()) == 9
+    gate.write(*failing(2000, "2001:db8:0:8::1"))
+    assert len(gate.written()) == 12
+    gate.close()
+    assert [(event.address, event.lines) for event in gate.told] == [("2001:db8:0:7::/64", 2991)]
+
+
+def test_O02_limits_that_nobody_in_particular_hit_are_one_source() -> None:
+    gate = Gate()
+    gate.write(*[LimitHit("", "descriptors", "EMFILE")] * 50)
+    gate.close()
+    assert (len(gate.written()), [(event.address, event.lines) for event in gate.told]) == (10, [("", 40)])
+
+
 def test_O02_what_is_nobodys_flood_is_always_written() -> None:
     gate = Gate()
     gate.write(*(event for number in range(100) for event in failing(number, "192.0.2.1")))

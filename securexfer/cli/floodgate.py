@@ -2,7 +2,7 @@
 
 * What is bounded is what somebody without an account can cause: the lines of connections that never log in, and
   limits that were hit before a login. Of one source: 10 lines, then one a second; of all sources together: 1000 lines,
-  then 10 a second.
+  then 10 a second. (What one source is: see hosts.py.)
 * A session is in the log whole, and so is everything else: from the login on nothing is left out. The opening of a
   connection for which there is no room is kept until it logs in, and written then, with its own time.
 * A connection that never logs in is in the log whole, or counted whole.
@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from securexfer.events import ConnectionClosed, ConnectionOpened, LimitHit, LoginAccepted, LogSuppressed
+from securexfer.hosts import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,10 +160,12 @@ class Floodgate:
         self._source(address).left_out[event.kind] += 1
 
     def _source(self, address: str) -> _Source:
-        found = self._sources.pop(address, None) or _Source(
-            _Credit(SOURCE_LINES, SOURCE_RATE, self._clock(), SOURCE_LINES)
-        )
-        self._sources[address] = found
+        """Return what is known of a source; no address is one as well: that of limits which nobody in particular hit."""
+        name = source_of(address) if address else ""
+        found = self._sources.pop(name, None)
+        if found is None:
+            found = _Source(_Credit(SOURCE_LINES, SOURCE_RATE, self._clock(), SOURCE_LINES))
+        self._sources[name] = found
         if len(self._sources) > SOURCES:
             forgotten = self._sources.pop(next(iter(self._sources)))
             self._rest += forgotten.left_out
