@@ -59,8 +59,6 @@ DESCRIPTOR_PAUSE = 0.2  # seconds without accepting when descriptors or threads 
 STACK_SIZE = 1 << 20  # bytes for a worker's stack: enough for OpenSSL and a few dozen Python frames
 THROTTLED_SECONDS = 1.0  # before a login that was not looked at is sent away: who guesses in a loop loops once a second
 HOUSEKEEPING_SECONDS = 5.0
-HIT_SECONDS = 1.0  # between two lines of the log about one source and one limit
-MAX_HITS = 4096  # sources remembered for that; the one not heard of for longest is forgotten
 FORCED_SECONDS = 2.0  # how long workers get to end after their sockets were shut down
 
 
@@ -134,7 +132,6 @@ class Server:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._peers: set[_Peer] = set()
-        self._hits: dict[tuple[str, str], tuple[float, int]] = {}  # when it was last logged, and how often not since
         self._stops = 0
         self._wake_out, self._wake_in = os.pipe()
         os.set_blocking(self._wake_in, False)
@@ -182,7 +179,7 @@ class Server:
                 return
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
-                    self._hit("", "descriptors", errno.errorcode[error.errno])
+                    self._observe(LimitHit("", "descriptors", errno.errorcode[error.errno]))
                     self._pause()
                     return
                 continue  # that connection is gone already (ECONNABORTED and the like)
@@ -211,11 +208,12 @@ class Server:
                 _cut(victim.sock)
             self._peers.add(peer)
         if victim:
-            self._hit(victim.address, "handshakes", "the oldest connection without a login was ended")
+            detail = "the oldest connection without a login was ended"
+            self._observe(LimitHit(victim.address, "handshakes", detail))
         try:
             threading.Thread(target=self._work, args=(peer,), daemon=True, name=f"peer-{peer.number}").start()
         except RuntimeError as error:
-            self._hit(address, "threads", str(error))
+            self._observe(LimitHit(address, "threads", str(error)))
             self._forget(peer)
             self._pause()
 
@@ -301,7 +299,7 @@ class Server:
             connection.linger(THROTTLED_SECONDS)
             raise
         except BusyError as error:
-            self._hit(peer.address, "logins", error.message)
+            self._observe(LimitHit(peer.address, "logins", error.message))
             raise
         self._observe(LoginAccepted(peer.number, peer.address, user, time.monotonic() - started))
         self._enter_session(peer, user)
@@ -331,20 +329,8 @@ class Server:
             else:
                 peer.user, peer.phase = user, _Phase.SESSION
                 return
-        self._hit(peer.address, limit, detail)
+        self._observe(LimitHit(peer.address, limit, detail, user))
         raise BusyError(detail)
-
-    def _hit(self, address: str, limit: str, detail: str) -> None:
-        """Log that a limit refused something: once a second for each source and limit, with the number left out."""
-        now = time.monotonic()
-        with self._lock:
-            since, unsaid = self._hits.pop((address, limit), (float("-inf"), 0))
-            quiet = now - since < HIT_SECONDS
-            self._hits[address, limit] = (since, unsaid + 1) if quiet else (now, 0)
-            if len(self._hits) > MAX_HITS:
-                del self._hits[next(iter(self._hits))]
-        if not quiet:
-            self._observe(LimitHit(address, limit, f"{detail} ({unsaid} more before)" if unsaid else detail))
 
     def _enter(self, peer: _Peer, phase: _Phase) -> None:
         with self._lock:

@@ -160,7 +160,7 @@ class Floodgate:
         self._source(address).left_out[event.kind] += 1
 
     def _source(self, address: str) -> _Source:
-        """Return what is known of a source; no address is one as well: that of limits which nobody in particular hit."""
+        """Return what is known of a source; no address is one, too: that of limits which nobody in particular hit."""
         name = source_of(address) if address else ""
         found = self._sources.pop(name, None)
         if found is None:
