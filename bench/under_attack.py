@@ -260,12 +260,13 @@ def at_rest(pid: int, before: Held) -> Held:
 
 
 def count_events(log: Path) -> dict[str, int]:
-    """Return how many lines of each kind the log has, and its size in bytes."""
+    """Return how often the log tells of each kind, in a line or in a count of lines left out, and its size in bytes."""
     counts: dict[str, int] = {"bytes": log.stat().st_size}
     for line in log.read_text().splitlines():
         if line.startswith("{"):
-            kind = json.loads(line)["event"]
-            counts[kind] = counts.get(kind, 0) + 1
+            event = json.loads(line)
+            for kind, times in {event["event"]: 1, **event.get("kinds", {})}.items():
+                counts[kind] = counts.get(kind, 0) + times
     return counts
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import stranger_client as stranger
-from lab import PASSWORD, Lab, Server
+from lab import PASSWORD, Lab, Server, fresh_source
 
 from securexfer.accounts.database import Accounts
 from securexfer.accounts.guessing import ENTRIES, FREE_FAILURES, LONGEST_WAIT, Guessing, GuessLimits
@@ -380,15 +380,12 @@ def test_A08_A09_A10_a_guesser_is_slowed_and_nobody_else(lab: Lab) -> None:
     assert guess(lab, server, "ana", "127.0.0.2", PASSWORD) is True, "from where she has logged in before"
     assert guess(lab, server, "ana", "127.0.0.66") is None, "her login cleared the count of strangers"
     assert guess(lab, server, "bruno", "127.0.0.66", PASSWORD) is True
-    heard = [guess(lab, server, "nobody", "127.0.0.67") for _ in range(FREE_FAILURES + 3)]
+    heard = [guess(lab, server, "nobody", fresh_source()) for _ in range(FREE_FAILURES + 3)]
     assert heard[:FREE_FAILURES] == [False] * FREE_FAILURES
     assert None in heard
     throttled = server.events("auth.throttle")
-    assert {(event["user"], event["address"]) for event in throttled} == {
-        ("ana", "127.0.0.66"),
-        ("ana", "127.0.0.68"),
-        ("nobody", "127.0.0.67"),
-    }
+    assert {event["address"] for event in throttled if event["user"] == "ana"} == {"127.0.0.66", "127.0.0.68"}
+    assert {event["user"] for event in throttled} == {"ana", "nobody"}
     assert all("logins failed in a row" in event["rule"] for event in throttled)
 
 

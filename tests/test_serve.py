@@ -78,7 +78,6 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 def hasty(program: Callable[[str], None]) -> None:
     """Make the servers impatient: the constants are minutes together, and what is tested is that they are kept."""
     program(f"""#!{sys.executable}
-import functools
 from securexfer import identity, server
 from securexfer.net import connection, payload
 payload.RATE_GRACE_SECONDS = 1.0
@@ -86,7 +85,8 @@ payload.RATE_WINDOW_SECONDS = 2.0
 identity.CHECK_SECONDS = 0.2
 server.HOUSEKEEPING_SECONDS = 0.1
 connection.DRAIN_SECONDS = 0.5
-server.Limits = functools.partial(server.Limits, handshake_seconds=1.5, login_seconds=1.5, idle_seconds=1.5)
+limits, hurried = server.Limits, dict(handshake_seconds=1.5, login_seconds=1.5, idle_seconds=1.5)
+server.Limits = lambda **given: limits(**(given | hurried))
 from securexfer.cli import main
 main()
 """)
@@ -375,20 +375,36 @@ def test_K09_a_broken_new_pair_keeps_the_old_one_and_says_so(
     wait_until(lambda: shown(connect(server)) != before, seconds=2)
 
 
+needs_faketime = pytest.mark.skipif(not shutil.which("faketime"), reason="needs faketime")
+
+
+def faketime(**settings: str) -> dict[str, str]:
+    """Return the environment of a server whose wall clock is another than this machine's; its deadlines stay right."""
+    [library] = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    return {"LD_PRELOAD": str(library), "FAKETIME_DONT_FAKE_MONOTONIC": "1", **settings}
+
+
 @pytest.mark.debian
-@pytest.mark.skipif(not shutil.which("faketime"), reason="needs faketime")
+@needs_faketime
+def test_K05_without_the_cas_key_it_serves_and_says_in_good_time_where_to_renew(
+    lab: Lab, log_in: Callable[..., stranger.Tls]
+) -> None:
+    (lab.home / "certs" / "ca.key").unlink()
+    server = lab.serve(**faketime(FAKETIME="+70d"))
+    assert send(log_in(server, 1), "x", b"1") == stranger.ACCEPTED
+    assert "securexfer cert renew where the CA's key is kept" in server.wait_for("key.warn")["detail"]
+    found = lab.run("doctor", "--home", lab.home)
+    assert (found.returncode, "the CA's key is kept elsewhere; renew needs it" in found.stdout) == (0, True)
+
+
+@pytest.mark.debian
+@needs_faketime
 @pytest.mark.usefixtures("hasty")
 def test_K12_it_warns_at_each_threshold_once_and_daily_after_the_end(lab: Lab, tmp_path: Path) -> None:
     """The certificate was made today and ends in 89 days; the clock of the running server is moved there."""
-    [library] = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
     clock = tmp_path / "clock"
     clock.write_text("+0d")
-    server = lab.serve(
-        LD_PRELOAD=str(library),
-        FAKETIME_TIMESTAMP_FILE=str(clock),
-        FAKETIME_NO_CACHE="1",
-        FAKETIME_DONT_FAKE_MONOTONIC="1",
-    )
+    server = lab.serve(**faketime(FAKETIME_TIMESTAMP_FILE=str(clock), FAKETIME_NO_CACHE="1"))
     expected: list[str] = []
     for days, said in (
         (58, ""),
