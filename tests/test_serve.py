@@ -78,6 +78,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 def hasty(program: Callable[[str], None]) -> None:
     """Make the servers impatient: the constants are minutes together, and what is tested is that they are kept."""
     program(f"""#!{sys.executable}
+import sys
 from securexfer import identity, server
 from securexfer.net import connection, payload
 payload.RATE_GRACE_SECONDS = 1.0
@@ -85,8 +86,7 @@ payload.RATE_WINDOW_SECONDS = 2.0
 identity.CHECK_SECONDS = 0.2
 server.HOUSEKEEPING_SECONDS = 0.1
 connection.DRAIN_SECONDS = 0.5
-limits, hurried = server.Limits, dict(handshake_seconds=1.5, login_seconds=1.5, idle_seconds=1.5)
-server.Limits = lambda **given: limits(**(given | hurried))
+sys.argv += "--handshake-timeout 1.5 --login-timeout 1.5 --idle-timeout 1.5".split()
 from securexfer.cli import main
 main()
 """)
