@@ -7,7 +7,7 @@ record for every piece of payload, and the classes of all records at every start
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -96,6 +96,18 @@ class LoginFailed(Event):
 
 
 @dataclass(frozen=True)
+class LoginThrottled(Event):
+    """A login was not looked at, because too many failed before it; `rule` says which of them count."""
+
+    kind: ClassVar[str] = "auth.throttle"
+    level: ClassVar[str] = "warning"
+    connection: int
+    address: str
+    user: str
+    rule: str
+
+
+@dataclass(frozen=True)
 class FileStored(Event):
     """A file is durable under its name. Sizes are in bytes, `seconds` from its header to its commit."""
 
@@ -148,13 +160,14 @@ class FileAborted(Event):
 
 @dataclass(frozen=True)
 class LimitHit(Event):
-    """A limit refused somebody something."""
+    """A limit refused somebody something; `user` is who was logged in, if anybody was."""
 
     kind: ClassVar[str] = "limit.hit"
     level: ClassVar[str] = "warning"
     address: str
     limit: str
     detail: str
+    user: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,6 +186,21 @@ class LogDropped(Event):
     kind: ClassVar[str] = "log.dropped"
     level: ClassVar[str] = "warning"
     lines: int
+
+
+@dataclass(frozen=True)
+class LogSuppressed(Event):
+    """So many lines about connections without a login were left out: the counts of each kind, for one address.
+
+    The address is ``*`` for so many `sources` together.
+    """
+
+    kind: ClassVar[str] = "log.suppressed"
+    level: ClassVar[str] = "warning"
+    address: str
+    sources: int
+    lines: int
+    kinds: Mapping[str, int]
 
 
 @dataclass(frozen=True)

@@ -95,4 +95,5 @@ class Identity:
             return
         self._warned = threshold
         when = "has ended" if left < 0 else f"ends in {left} days" if left else "ends today"
-        self._observe(KeyNotice(f"the certificate {when}: securexfer cert renew (nobody has to trust again)"))
+        where = "" if self.certificate.has_ca_key else " where the CA's key is kept"
+        self._observe(KeyNotice(f"the certificate {when}: securexfer cert renew{where} (nobody has to trust again)"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # so that tests can import lab.p
 from lab import PASSWORD, USERS, Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 SKIPPED_EXIT_CODE = 8  # none of pytest's own
@@ -43,6 +46,28 @@ def lab(tmp_path: Path, lab_source: Path) -> Iterator[Lab]:
     made = Lab(tmp_path, lab_source)
     yield made
     made.close()
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount a memory file system with the options given; it goes with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def mount(options: str) -> Path:
+            place = tmp_path / f"tmpfs-{time.monotonic_ns()}"
+            place.mkdir()
+            done = subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+            stack.callback(subprocess.run, ["umount", "-l", str(place)], check=True)
+            return place
+
+        yield mount
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

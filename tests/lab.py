@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -22,6 +23,15 @@ WATCHED = "from securexfer import cli, privileges; privileges.forbid_dumps = pri
 USERS = ("ana", "bruno", "carla", "davi", "eva")
 
 
+_SOURCES = itertools.count()
+
+
+def fresh_source() -> str:
+    """Return a loopback address that no other test connects from: what a server holds against one is not its own."""
+    number = next(_SOURCES)
+    return f"127.{64 + number // 62_500}.{number // 250 % 250}.{number % 250 + 1}"
+
+
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a plain user: none of our settings, no colours."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SECUREXFER_", "SSL"))}
@@ -31,10 +41,18 @@ def environment(**more: str) -> dict[str, str]:
 class Server:
     """A running `securexfer serve`."""
 
-    def __init__(self, home: Path, *options: str, wait: bool = True, watched: bool = False, **more: str) -> None:
-        self.log_path = home / f"serve-{time.monotonic_ns()}.log"
+    def __init__(
+        self,
+        home: Path,
+        *options: str,
+        wait: bool = True,
+        watched: bool = False,
+        log_path: Path | None = None,
+        **more: str,
+    ) -> None:
+        self.log_path = log_path or home / f"serve-{time.monotonic_ns()}.log"
         program = [sys.executable, "-c", WATCHED] if watched else [SECUREXFER]
-        with self.log_path.open("wb") as log:
+        with self.log_path.open("ab") as log:  # as a log is opened that others rotate
             self.process = subprocess.Popen(
                 [*program, "serve", "--home", str(home), "--host", "localhost", "--port", "0", *options],
                 stderr=log,
@@ -105,9 +123,9 @@ class Lab:
         self.password_file.write_text(PASSWORD + "\n")
         self._stack = contextlib.ExitStack()
 
-    def serve(self, *options: str, watched: bool = False, **more: str) -> Server:
+    def serve(self, *options: str, **more: Any) -> Server:
         """Start a server on a free loopback port; it ends with the test."""
-        server = Server(self.home, *options, watched=watched, **more)
+        server = Server(self.home, *options, **more)
         self._stack.callback(server.stop)
         return server
 

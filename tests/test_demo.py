@@ -59,11 +59,16 @@ class Demo:
         return self.process.returncode, out.decode(), err.decode()
 
     def running(self, command: str = "") -> list[int]:
-        """Return the processes whose directory is the demo's home, all or those of one command."""
+        """Return the processes whose directory is the demo's home, all or those of one command.
+
+        Where a server is, only root can see. That of a demo that still runs is known by its parent.
+        """
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if str(process.joinpath("cwd").readlink()).startswith(str(self.temporary)):
+                if f"\nPPid:\t{self.process.pid}\n" in process.joinpath("status").read_text() or str(
+                    process.joinpath("cwd").readlink()
+                ).startswith(str(self.temporary)):
                     arguments = process.joinpath("cmdline").read_bytes().split(b"\0")
                     if not command or command.encode() in arguments:
                         found.append(int(process.name))

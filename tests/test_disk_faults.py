@@ -432,28 +432,6 @@ def test_D12_a_sender_that_died_before_its_answer_sends_again_with_success(
 # -- full disks ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def tmpfs(tmp_path: Path) -> Iterator[Tmpfs]:
-    """Mount a memory file system with the options given; it goes with the test."""
-    with contextlib.ExitStack() as stack:
-
-        def mount(options: str) -> Path:
-            place = tmp_path / f"tmpfs-{time.monotonic_ns()}"
-            place.mkdir()
-            done = subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-            stack.callback(subprocess.run, ["umount", "-l", str(place)], check=True)
-            return place
-
-        yield mount
-
-
 def free_bytes(place: Path) -> int:
     found = os.statvfs(place)
     return found.f_bfree * found.f_frsize

@@ -208,7 +208,7 @@ BAD_NAMES = {
 }
 
 
-def test_C01_P27_names_that_cannot_be_sent_whole_are_refused_here(
+def test_C01_P05_P27_names_that_cannot_be_sent_whole_are_refused_here(
     place: Lab, server: Server, tmp_path: Path, there: str
 ) -> None:
     """Exit 5, nothing is cut, nothing is asked of the server, and the terminal sees them escaped; other files go on."""
@@ -269,6 +269,22 @@ def test_C01_C03_a_target_that_is_none_is_told_how_to_write_it(
     assert says in result.stderr
     assert hint in result.stderr
     assert "\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("bücher.invalid", "xn--bcher-kva.invalid"), ("\u0430pple.invalid", "xn--pple-43d.invalid")]
+)
+def test_C03_a_host_with_letters_of_any_script_is_named_as_it_is_looked_up(
+    place: Lab, tmp_path: Path, host: str, shown: str
+) -> None:
+    """The second one looks like apple.invalid, and is not."""
+    (path,) = make(tmp_path, a=b"x")
+    sent = place.run("send", path, f"ana@{host}", "--ca", place.ca, "--password-file", place.password_file)
+    trusted = place.run("trust", host, "--ca-fingerprint", "0" * 64)
+    for result in (sent, trusted):
+        assert result.returncode == 75
+        assert shown in result.stderr
+        assert host not in result.stderr + result.stdout
 
 
 def test_C01_what_needs_protocol_2_is_refused(place: Lab, server: Server, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import stranger_client as stranger
-from lab import PASSWORD, Lab, Server
+from lab import PASSWORD, Lab, Server, fresh_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,8 @@ class Site:
         self._stack = stack
 
     def connect(self) -> stranger.Tls:
-        return self._stack.enter_context(stranger.connect(self.server.port, str(self.lab.ca)))
+        """Connect from an address of its own, so that what failed before is not held against it."""
+        return self._stack.enter_context(stranger.connect(self.server.port, str(self.lab.ca), source=fresh_source()))
 
     def session(self) -> stranger.Tls:
         """Connect and log in as ana."""
@@ -238,6 +239,20 @@ def test_A01_a_wrong_password_gets_one_byte_and_an_end_in_order(site: Site) -> N
     assert stranger.log_in(tls, "davi", PASSWORD)
 
 
+def test_A14_a_second_login_in_one_connection_is_never_looked_at(site: Site) -> None:
+    """The session ends after the first one that was refused, and is one failure in the log."""
+    before = {kind: len(site.server.events(kind)) for kind in ("auth.fail", "auth.ok", "conn.close")}
+    tls = site.connect()
+    right = stranger.login("davi", PASSWORD) + stranger.count(1) + stranger.file("second.txt", b"x")
+    tls.sendall(stranger.login("davi", PASSWORD + "x") + right * 3)
+    assert stranger.rest(tls) == b"\x00"
+    site.server.wait_for("conn.close", before["conn.close"] + 1)
+    assert len(site.server.events("auth.fail")) == before["auth.fail"] + 1
+    assert len(site.server.events("auth.ok")) == before["auth.ok"]
+    assert site.server.events("conn.close")[-1]["reason"] == "AUTH"
+    assert site.lab.stored("davi") == {}
+
+
 def test_A23_nothing_is_parsed_before_the_login_is_accepted(site: Site) -> None:
     """A session sent at once, in one record, is stored with the right password and does nothing with a wrong one."""
     before = len(site.server.events("file.reject") + site.server.events("file.ok") + site.server.events("limit.hit"))
@@ -285,7 +300,7 @@ def test_P01_a_name_that_climbs_gets_0_and_nothing_appears_outside(size: int, si
 def test_T17_without_a_protocol_in_common_the_server_reads_nothing(site: Site) -> None:
     before = len(site.server.events("tls.fail"))
     for alpn in ("securexfer/9", "http/1.1"):
-        with stranger.connect(site.server.port, str(site.lab.ca), alpn=alpn) as tls:
+        with stranger.connect(site.server.port, str(site.lab.ca), alpn=alpn, source=fresh_source()) as tls:
             assert tls.selected_alpn_protocol() is None
             with contextlib.suppress(OSError):
                 tls.sendall(stranger.login("ana", PASSWORD))
@@ -414,7 +429,7 @@ def test_F04_what_nobody_asked_for_is_never_stored_and_costs_no_answer(password:
 
 def test_F06_a_size_costs_no_memory_and_no_disk_before_its_bytes_come(site: Site) -> None:
     sizes = [2**63, 2**64 - 1, 2**40 + 1]
-    before = site.server.status("VmRSS")
+    before, aborted = site.server.status("VmRSS"), len(site.server.events("file.abort"))
     for size in sizes:
         tls = site.session()
         tls.sendall(stranger.count(2) + stranger.file("sizes/ok", b"x"))
@@ -429,8 +444,34 @@ def test_F06_a_size_costs_no_memory_and_no_disk_before_its_bytes_come(site: Site
     assert free - after < 5 << 30  # others write here, too, but nobody so much
     assert site.server.status("VmRSS") - before < 32 << 10
     tls.close()
-    site.server.wait_for("file.abort")
+    site.server.wait_for("file.abort", aborted + 1)
     assert site.stored("sizes") == {"ok": b"x"}
+
+
+@pytest.mark.parametrize("files", [100_000, 100_001, 2**31, 2**32 - 1])
+def test_F02_a_count_costs_nothing_before_its_files_come(files: int, site: Site) -> None:
+    """One over the limit ends the session without an answer; none is believed before its files are there."""
+    before = site.server.status("VmRSS")
+    sessions = []
+    for _ in range(5):
+        sessions.append(site.session())
+        sessions[-1].sendall(stranger.count(files))
+    for tls in sessions:
+        if files > 100_000:
+            assert stranger.rest(tls) == b""
+        else:
+            assert stranger.send(tls, []) == []
+    assert site.server.status("VmRSS") - before < 8 << 10
+
+
+def test_P25_whether_somebody_else_has_a_file_of_that_name_makes_no_difference(site: Site) -> None:
+    tls = site.session()
+    assert stranger.send(tls, [("private.txt", b"ana's"), ("private/x", b"ana's")]) == [True, True]
+    tls = site.connect()
+    assert stranger.log_in(tls, "eva", PASSWORD)
+    assert stranger.send(tls, [("private.txt", b"eva's"), ("private", b"no directory here")]) == [True, True]
+    assert (site.lab.inbox / "ana" / "private.txt").read_bytes() == b"ana's"
+    assert (site.lab.inbox / "eva" / "private.txt").read_bytes() == b"eva's"
 
 
 def test_T22_what_is_not_TLS_gets_no_answer_and_does_no_harm(site: Site) -> None:
@@ -438,7 +479,7 @@ def test_T22_what_is_not_TLS_gets_no_answer_and_does_no_harm(site: Site) -> None
     greetings = [b"GET / HTTP/1.0\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", stranger.login("ana", PASSWORD), b""]
     for greeting in greetings:
         with (
-            socket.create_connection(("127.0.0.1", site.server.port), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", site.server.port), 10, (fresh_source(), 0)) as plain,
             contextlib.suppress(OSError),  # reset: as good an end as any other
         ):
             plain.sendall(greeting)

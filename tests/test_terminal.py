@@ -207,3 +207,33 @@ def test_C06_fifty_thousand_tiny_files_are_not_held_up_by_drawing() -> None:
     assert float(spent[1]) < 0.5
     drawn = {int(share) for frame in terminal.frames for share in re.findall(r"(\d+)%", frame)}
     assert len(drawn) >= 4
+
+
+SLOWLY = """
+import sys, time
+from pathlib import Path
+from securexfer.cli.report import Report
+from securexfer.transfer.sender import Item
+
+size = int(sys.argv[1])
+items = [Item(number, Path("x"), f"results/{number}.csv", size) for number in range(20)]
+report = Report(items, "lab1:9090", as_json=False, quiet=False)
+with report:
+    report.connected("ana", "lab1:9090")
+    for item in items:
+        time.sleep(0.1)  # so that it is drawn
+        item.sent = item.size
+        report.sent(item)
+        item.stored = True
+        report.ended(item)
+"""
+
+
+@pytest.mark.parametrize("size", [0, 100])
+@pytest.mark.parametrize("columns", [1, 10, 30])
+def test_C06_files_of_no_bytes_and_a_handful_of_columns_break_nothing(size: int, columns: int) -> None:
+    with Terminal(sys.executable, "-c", SLOWLY, str(size), columns=columns) as terminal:
+        assert terminal.finish() == 0, terminal.shown
+        terminal.check_restored()
+    assert b"Traceback" not in terminal.raw
+    assert b"\x1b" in terminal.raw, "nothing was drawn"

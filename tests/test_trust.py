@@ -371,7 +371,11 @@ def test_C05_a_ca_that_anybody_can_change_is_refused(fresh: Lab, server: Server,
         return
     assert result.returncode == 2
     assert f"the CA file {given}" in result.stderr
-    assert fresh.run("send", given, f"ana@localhost:{server.port}", "--ca", given).returncode == 2
+    sent = fresh.run(
+        "send", given, f"ana@localhost:{server.port}", "--ca", given, "--password-file", fresh.password_file
+    )
+    assert sent.returncode == 2
+    assert f"the CA file {given}" in sent.stderr
     assert not saved(fresh)
     if shared == "file":
         hint = re.search(r"then: (chmod .*)", result.stderr)
