@@ -260,6 +260,23 @@ def test_T19_T20_T21_success_is_only_what_was_acknowledged(
         assert listener.count == 1, f"tried again after the login was accepted ({point})"
 
 
+def test_T19_T21_the_client_tells_a_cut_from_an_end_in_order(place: Lab, authority: Pair, tmp_path: Path) -> None:
+    """Neither is a success. But only the server itself can end a session in order: a user is told which it was."""
+    said = {"T19-fin": "the connection was cut", "T21-close": "the server ended the session before it answered"}
+    for way, message in said.items():
+
+        def answer(connection: ssl.SSLSocket, received: list[bytes], way: str = way) -> None:
+            received.append(read_exactly(connection, len(LOGIN)))
+            connection.sendall(framing.ACCEPTED)
+            received.append(read_exactly(connection, framing.COUNT_SIZE + framing.HEADER_SIZE + 1000 + 32))
+            ENDS[way](connection)
+
+        with TlsListener(make_leaf(authority).context(tmp_path, ALPN), answer) as listener:
+            result = send_to(place, listener.port)
+        assert result.returncode == 6, result.stderr
+        assert message in result.stderr
+
+
 def test_an_answer_that_means_nothing_is_an_error(place: Lab, authority: Pair, tmp_path: Path) -> None:
     for accepted, answered in ((b"\x07", b""), (framing.ACCEPTED, b"\x07")):
 
