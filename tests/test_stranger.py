@@ -350,12 +350,11 @@ def test_T19_a_cut_is_told_from_an_end_in_order(site: Site) -> None:
         stranger.leave_without_a_word: "the connection was cut: it ended without a goodbye",
     }
     for leave, detail in said.items():
-        before = len(site.server.events("conn.close"))
+        before = len(site.server.events("file.abort"))
         tls = site.session()
         tls.sendall(cuts(f"cut {leave.__name__}", 100)["in the content"])
         leave(tls)
-        site.server.wait_for("conn.close", before + 1)
-        assert site.server.events("conn.close")[before]["detail"] == detail
+        assert site.server.wait_for("file.abort", before + 1)["detail"] == detail
 
 
 @pytest.mark.parametrize("leave", WAYS_TO_LEAVE)

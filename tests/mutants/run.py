@@ -163,9 +163,9 @@ def read_report(report: Path) -> tuple[dict[str, str], dict[str, str]]:
     results, texts = {}, {}
     for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it a moment ago
         node = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
-        # A test that failed and then could not be taken down stands there twice.
         found = [part for part in case if part.tag in {"failure", "error", "skipped"}]
-        if node not in results or found:
+        # (A test that failed and then could not be taken down stands there twice.)
+        if results.get(node) != "failure":
             results[node] = found[0].tag if found else "passed"
             texts[node] = "".join(f"{part.get('message', '')}\n{part.text or ''}" for part in found)
     return results, texts
