@@ -9,12 +9,13 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from fuzz import targets
+from fuzz import run, targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     Target = Callable[[bytes], None]
 
@@ -83,3 +84,31 @@ def test_F13_any_session_gets_the_answers_and_leaves_the_files_that_the_specific
     data: bytes, target: Callable[[str], Target]
 ) -> None:
     target("session")(data)
+
+
+# -- the runner -----------------------------------------------------------------------------------------------
+
+MANY = "stat::number_of_executed_units: 5000"
+
+
+def test_a_fuzzer_that_ran_and_found_nothing_is_right(tmp_path: Path) -> None:
+    assert set(run.TARGETS) == set(SEEDS)
+    assert run.judge("names", 0, MANY, tmp_path) == ""
+
+
+def test_a_fuzzer_that_found_something_says_what(tmp_path: Path) -> None:
+    (tmp_path / "names-crash-1").write_bytes(b"the bytes")
+    (tmp_path / "framed-crash-1").write_bytes(b"of another")
+    found = run.judge("names", 77, f"noise\nUncaught Python exception: AssertionError\n{MANY}", tmp_path)
+    assert "noise" not in found
+    assert "AssertionError" in found
+    assert found.endswith("names-crash-1: b'the bytes'")
+
+
+@pytest.mark.parametrize("said", ["", "no module named atheris", "stat::number_of_executed_units: 12"])
+def test_a_fuzzer_that_hardly_ran_proves_nothing(tmp_path: Path, said: str) -> None:
+    assert "too few" in run.judge("names", 0, said, tmp_path)
+
+
+def test_a_fuzzer_that_failed_is_no_success(tmp_path: Path) -> None:
+    assert run.judge("names", 1, "Traceback", tmp_path)

@@ -70,12 +70,12 @@ def main() -> int:
     if sys.argv[1:2] == ["--be"]:
         fuzz(sys.argv[2], sys.argv[3:])
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "targets", nargs="*", choices=[*TARGETS, []], metavar="TARGET", help=f"of {', '.join(TARGETS)} (default: all)"
-    )
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} (default: all)")
     parser.add_argument("--seconds", type=int, default=50, help="for each, all at the same time (default: 50)")
     parser.add_argument("--corpus", type=Path, help="a directory to keep what was found in, and to go on from")
     chosen = parser.parse_args()
+    if not set(chosen.targets) <= set(TARGETS):
+        parser.error(f"the targets are {', '.join(TARGETS)}")
     if importlib.util.find_spec("atheris") is None:
         print("atheris is not installed, so nothing was fuzzed: pip install -e '.[test,fuzz]'", file=sys.stderr)
         return 2

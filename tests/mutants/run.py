@@ -215,7 +215,11 @@ def run_unbroken(mutants: Sequence[Mutant], place: Path, pristine: Path, jobs: i
     shutil.copytree(pristine, copy)
     make_environment(copy)
     tests = dict.fromkeys(test for mutant in mutants for test in mutant.caught_by)
-    there = [test for test in tests if is_there(copy, test)]  # one that is not would keep all others from running
+    # One that is not there would keep all others from running.
+    files = sorted({test.partition("::")[0] for test in tests if is_there(copy, test)})
+    collected = run_tests(copy, ["--collect-only", *files], BASELINE_SECONDS).said.splitlines() if files else []
+    known = {node for line in collected for node in (line, line.partition("[")[0])}
+    there = [test for test in tests if test in known]
     if not there:
         return Outcome(0)
     first = run_tests(copy, there, BASELINE_SECONDS, f"-n{jobs}", "--dist=worksteal")
