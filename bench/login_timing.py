@@ -157,7 +157,7 @@ def mann_whitney(one: Sequence[float], other: Sequence[float]) -> float:
     if not deviation:
         return 1.0
     z = max(abs(u - m * n / 2) - 0.5, 0) / deviation
-    return 2 * (1 - statistics.NormalDist().cdf(z))
+    return 2 * statistics.NormalDist().cdf(-z)
 
 
 def _runs(values: Sequence[float]) -> list[tuple[float, int, int]]:
