@@ -21,7 +21,6 @@ from securexfer.errors import (
     PeerTimeoutError,
     ProtocolError,
     SecurexferError,
-    ThrottledError,
     TruncatedError,
     UnreachableError,
     UnsafeNameError,
@@ -176,7 +175,7 @@ def _log_in(target: Target, context: ssl.SSLContext, user: str, message: bytes, 
                 raise
             watcher.connected(user, target.address)
             return connection
-        except (BusyError, ThrottledError) as error:
+        except BusyError as error:
             import secrets
 
             pause = wait * (0.5 + secrets.SystemRandom().random())
@@ -192,7 +191,10 @@ def _authenticate(connection: Connection, target: Target, user: str, message: by
         connection.send(message, time.monotonic() + CONNECT_SECONDS)
         answer = connection.receive(1, time.monotonic() + LOGIN_SECONDS)
     except TruncatedError as error:
-        raise BusyError(f"{target.address} ended the connection without answering the login: it is busy") from error
+        raise BusyError(
+            f"{target.address} ended the connection without answering the login: "
+            "it is busy, or there were too many failed logins"
+        ) from error
     if answer == framing.REFUSED:
         raise LoginRefusedError(f"{target.address} refused the login of {show(user)!r}")
     if answer != framing.ACCEPTED:

@@ -96,6 +96,18 @@ class LoginFailed(Event):
 
 
 @dataclass(frozen=True)
+class LoginThrottled(Event):
+    """A login was not looked at, because too many failed before it; `rule` says which of them count."""
+
+    kind: ClassVar[str] = "auth.throttle"
+    level: ClassVar[str] = "warning"
+    connection: int
+    address: str
+    user: str
+    rule: str
+
+
+@dataclass(frozen=True)
 class FileStored(Event):
     """A file is durable under its name. Sizes are in bytes, `seconds` from its header to its commit."""
 

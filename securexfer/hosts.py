@@ -62,3 +62,9 @@ def is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def source_of(address: str) -> str:
+    """Return what counts as one source for limits: an IPv4 address, or the /64 that an IPv6 host chooses its own in."""
+    parsed = ipaddress.ip_address(address)
+    return address if parsed.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))

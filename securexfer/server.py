@@ -28,6 +28,7 @@ from securexfer.errors import (
     PeerTimeoutError,
     ProtocolError,
     SecurexferError,
+    ThrottledError,
 )
 from securexfer.events import (
     ConnectionClosed,
@@ -35,11 +36,14 @@ from securexfer.events import (
     LimitHit,
     LoginAccepted,
     LoginFailed,
+    LoginThrottled,
     StoreError,
     TlsFailed,
 )
+from securexfer.hosts import source_of
 from securexfer.net.connection import Connection, shake_hands
 from securexfer.net.listening import plain_address
+from securexfer.net.payload import MINIMUM_RATE
 from securexfer.transfer.receiver import Receiver, Session
 from securexfer.wire import framing
 
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
 PROTOCOLS = (framing.ALPN,)
 DESCRIPTOR_PAUSE = 0.2  # seconds without accepting when descriptors or threads have run out
 STACK_SIZE = 1 << 20  # bytes for a worker's stack: enough for OpenSSL and a few dozen Python frames
+THROTTLED_SECONDS = 1.0  # before a login that was not looked at is sent away: who guesses in a loop loops once a second
 HOUSEKEEPING_SECONDS = 5.0
 HIT_SECONDS = 1.0  # between two lines of the log about one source and one limit
 MAX_HITS = 4096  # sources remembered for that; the one not heard of for longest is forgotten
@@ -69,17 +74,24 @@ class Limits:
     login_seconds: float = 10.0  # the client's silence; its time in our queue does not count
     sessions: int = 512
     sessions_per_user: int = 64
+    idle_seconds: float = 30.0  # a client that owes bytes may be silent this long
+    minimum_rate: int = MINIMUM_RATE
     largest_file: int = 1 << 40
     grace_seconds: float = 10.0  # for running files, when the server is told to stop
 
 
 class _Phase(enum.Enum):
-    """How far a connection is. Only one that has handed in a login is safe from being ended for a newer one."""
+    """How far a connection is. One whose login waits, or was good, is safe from being ended for a newer one."""
 
+    THROTTLED = enum.auto()  # its login was not looked at, and it is to wait before it hears so
     PROVING = enum.auto()  # handshake, then the bytes of a login
     WAITING = enum.auto()  # for its login to be checked; the queue has a limit of its own
     SESSION = enum.auto()
     ENDING = enum.auto()  # until the peer has read the last answer
+
+
+# Those that may be ended for a newcomer, in that order.
+_LOOSE = (_Phase.THROTTLED, _Phase.PROVING, _Phase.ENDING)
 
 
 @dataclass(eq=False, slots=True)
@@ -88,6 +100,7 @@ class _Peer:
 
     number: int
     address: str
+    source: str
     sock: ssl.SSLSocket
     since: float = field(default_factory=time.monotonic)
     phase: _Phase = _Phase.PROVING
@@ -190,9 +203,9 @@ class Server:
         except (OSError, ValueError):
             sock.close()
             return
-        peer = _Peer(next(self._numbers), address, wrapped)
+        peer = _Peer(next(self._numbers), address, source_of(address), wrapped)
         with self._lock:
-            victim = self._victim(address)
+            victim = self._victim(peer.source)
             if victim:
                 victim.evicted = True
                 _cut(victim.sock)
@@ -206,19 +219,18 @@ class Server:
             self._forget(peer)
             self._pause()
 
-    def _victim(self, address: str) -> _Peer | None:
-        """Return the handshake to end so that one more from `address` keeps within the caps. Called with the lock."""
-        loose = {_Phase.PROVING, _Phase.ENDING}
-        holders = [peer for peer in self._peers if peer.phase in loose and not peer.evicted]
-        held = Counter(peer.address for peer in holders)
-        if held[address] >= self._limits.handshakes_per_source:
-            source = address
+    def _victim(self, newcomer: str) -> _Peer | None:
+        """Return the handshake to end so that one more from a source keeps within the caps. Called with the lock."""
+        holders = [peer for peer in self._peers if peer.phase in _LOOSE and not peer.evicted]
+        held = Counter(peer.source for peer in holders)
+        if held[newcomer] >= self._limits.handshakes_per_source:
+            source = newcomer
         elif len(holders) >= self._limits.handshakes:
             source = held.most_common(1)[0][0]
         else:
             return None
-        candidates = (peer for peer in holders if peer.address == source)
-        return min(candidates, key=lambda peer: (peer.phase is _Phase.ENDING, peer.phase_since))
+        candidates = (peer for peer in holders if peer.source == source)
+        return min(candidates, key=lambda peer: (_LOOSE.index(peer.phase), peer.phase_since))
 
     # -- one connection, in its worker -----------------------------------------------------------------------------
 
@@ -272,22 +284,39 @@ class Server:
         shown = login.user if login else raw[: framing.TEXT_SIZE].rstrip(b" ").decode(errors="backslashreplace")
         try:
             user = self._logins.check(
-                login.user if login else "", login.password if login else None, give_up=connection.peer_left
+                login.user if login else shown,
+                login.password if login else None,
+                peer.source,
+                give_up=connection.peer_left,
             ).name
         except LoginRefusedError as error:
             waited = time.monotonic() - started
             self._observe(LoginFailed(peer.number, peer.address, shown, error.detail, waited))
             connection.post(framing.REFUSED)
             raise
+        # Protocol 1 has no word for these: the session ends without an answer, which means "not now".
+        except ThrottledError as error:
+            self._observe(LoginThrottled(peer.number, peer.address, shown, error.message))
+            self._enter(peer, _Phase.THROTTLED)
+            connection.linger(THROTTLED_SECONDS)
+            raise
         except BusyError as error:
-            # Protocol 1 has no word for this: the session ends without an answer, which means "not now".
             self._hit(peer.address, "logins", error.message)
             raise
         self._observe(LoginAccepted(peer.number, peer.address, user, time.monotonic() - started))
         self._enter_session(peer, user)
         connection.post(framing.ACCEPTED)
         rules = self._inbox.rules
-        session = Session(peer.number, peer.address, user, self._limits.largest_file, rules.names)
+        limits = self._limits
+        session = Session(
+            peer.number,
+            peer.address,
+            user,
+            limits.largest_file,
+            limits.idle_seconds,
+            limits.minimum_rate,
+            rules.names,
+        )
         with contextlib.closing(self._inbox.for_user(user)) as storage:
             Receiver(connection, storage, session, self._observe, lambda: bool(self._stops)).run()
 

@@ -366,10 +366,10 @@ def test_A16_what_is_not_a_whole_users_database_is_refused(accounts: Accounts, p
 
 def test_A16_a_database_of_a_newer_version_is_refused_and_left_alone(accounts: Accounts, path: Path) -> None:
     accounts.close()
-    tamper(path, "UPDATE securexfer_schema SET version = 2")
+    tamper(path, "UPDATE securexfer_schema SET version = 3")
     before = path.read_bytes()
     for take in (Accounts.open, Accounts.create):
-        with pytest.raises(ConfigurationError, match="version 2"):
+        with pytest.raises(ConfigurationError, match="version 3"):
             take(path)
     assert path.read_bytes() == before
 
@@ -449,7 +449,7 @@ def test_somebody_who_is_there_or_is_not_there_is_a_usage_error_with_the_command
 def test_A25_names_outside_the_rule_are_refused_and_never_found(accounts: Accounts, name: str) -> None:
     with pytest.raises(UsageError, match="not an allowed user name"):
         accounts.add(name, "x")
-    tamper(accounts.path, "INSERT INTO users VALUES (?, 'x', 0, 0, 0)", name)
+    tamper(accounts.path, "INSERT INTO users VALUES (?, 'x', 0, 0, 0, 0, 0)", name)
     assert accounts.find(name) is None
     accounts.remove(name)
 
@@ -582,7 +582,7 @@ def test_many_threads_share_a_few_connections(accounts: Accounts) -> None:
         thread.join()
     assert wrong == []
     assert len(accounts.all()) == 25
-    assert most[0] - before <= 4 * database.CONNECTIONS
+    assert most[0] - before <= 3 * database.CONNECTIONS + len(threads)  # a file and two companions; a listing each
 
 
 WRITERS = """

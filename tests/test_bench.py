@@ -125,6 +125,34 @@ def test_hanging_connections_are_spread_over_their_addresses_and_opened_again(mo
         assert address == accepted[1][1][0]
 
 
+def test_under_attack_nobody_honest_fails_and_the_server_comes_to_rest(tmp_path: Path) -> None:
+    options = (
+        "--seconds",
+        "4",
+        "--senders",
+        "2",
+        "--size",
+        "64KiB",
+        "--hanging",
+        "20",
+        "--guessers",
+        "6",
+        "--slow",
+        "2",
+    )
+    found = measured("under_attack.py", *options, "--directory", tmp_path)
+    for honest in (found["alone"], found["beside"]):
+        assert honest["sent"] > 0
+        assert honest["failures"] == []
+    assert found["throughput_left"] > 0
+    assert found["during"]["descriptors"] >= found["before"]["descriptors"] + 20
+    for kind in ("descriptors", "threads"):
+        assert found["after"][kind] <= found["before"][kind]
+    assert found["events"]["auth.fail"] > 0
+    assert found["events"]["file.abort"] == 2, "each writer is cut off once, at the end"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_many_senders_counts_retries_by_what_send_says(module: Any, tmp_path: Path) -> None:
     many_senders, peers = module("many_senders"), module("peers")
     (tmp_path / "file").write_bytes(b"content")
@@ -177,6 +205,7 @@ def test_A02_medians_that_are_apart_are_told_apart(module: Any) -> None:
         ("memory.py", "--sizes", "-1"),
         ("login_timing.py", "--tries", "1"),
         ("many_senders.py", "--senders", "2001"),
+        ("under_attack.py", "--seconds", "0"),
         ("many_senders.py", "--directory", "/nonexistent"),
     ],
 )

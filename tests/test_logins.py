@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import sqlite3
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 PASSWORD = "prêt-à-porter 42"
 OLD = Profile(memory=8 * 1024, passes=1, lanes=1)
+HERE = "192.0.2.1"  # where logins come from
+ELSEWHERE = itertools.count(1)
 HUGE = "$argon2id$v=19$m=4194304,t=4294967295,p=4$c29tZXNhbHRzb21lc2FsdA$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4"
 
 
@@ -65,8 +68,9 @@ def tamper(accounts: Accounts, statement: str, *values: object) -> None:
 
 
 def refusal(logins: Logins, user: str, password: str | None) -> LoginRefusedError:
+    """Fail to log in from where nobody has failed before."""
     with pytest.raises(LoginRefusedError) as caught:
-        logins.check(user, password)
+        logins.check(user, password, f"198.51.100.{next(ELSEWHERE)}")
     return caught.value
 
 
@@ -91,7 +95,7 @@ class Caller(threading.Thread):
     def run(self) -> None:
         logins, user, password, give_up = self._arguments
         try:
-            logins.check(user, password, give_up=give_up)
+            logins.check(user, password, HERE, give_up=give_up)
             self.outcome = "ok"
         except SecurexferError as error:
             self.outcome = type(error).__name__
@@ -130,23 +134,23 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def queued(logins: Logins) -> int:
-    return len(logins._queue)
+    return logins._turns.waiting()
 
 
 # -- the answer ------------------------------------------------------------------------------------------------
 
 
 def test_the_right_password_logs_in_and_returns_the_record(accounts: Accounts) -> None:
-    user = Logins(accounts).check("alice", PASSWORD)
+    user = Logins(accounts).check("alice", PASSWORD, HERE)
     assert (user.name, user.disabled) == ("alice", False)
 
 
 def test_A01_A16_every_no_is_the_same_and_only_the_detail_differs(accounts: Accounts) -> None:
     """A row that turned bad at run time locks out its user alone, and never logs in."""
     logins = Logins(accounts)
-    tamper(accounts, "INSERT INTO users VALUES ('nohash', NULL, 0, 0, 0)")
+    tamper(accounts, "INSERT INTO users VALUES ('nohash', NULL, 0, 0, 0, 0, 0)")
     for name, bad in (("huge", HUGE), ("bcrypt", "$2b$12$" + "x" * 53), ("empty", ""), ("blob", b"\0\xff"), ("n", 7)):
-        tamper(accounts, "INSERT INTO users VALUES (?, ?, 0, 0, 0)", name, bad)
+        tamper(accounts, "INSERT INTO users VALUES (?, ?, 0, 0, 0, 0, 0)", name, bad)
     cases = {
         ("alice", "wrong password"): "wrong",
         ("alice", ""): "wrong",
@@ -163,10 +167,11 @@ def test_A01_A16_every_no_is_the_same_and_only_the_detail_differs(accounts: Acco
         ("n", "7"): "bad-hash",
         ("alice", None): "malformed",
     }
+    assert logins.check("alice", PASSWORD, HERE)
     errors = {case: refusal(logins, *case) for case in cases}
     assert {case: error.detail for case, error in errors.items()} == cases
     assert len({(error.message, error.hint, error.reason, type(error)) for error in errors.values()}) == 1
-    assert logins.check("alice", PASSWORD)
+    assert logins.check("alice", PASSWORD, HERE)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +198,7 @@ def test_A03_what_cannot_be_a_login_is_refused_like_any_other(
 def test_A06_the_password_matches_however_the_keyboard_composed_it(accounts: Accounts) -> None:
     decomposed = unicodedata.normalize("NFD", PASSWORD)
     assert decomposed != PASSWORD
-    assert Logins(accounts).check("alice", decomposed)
+    assert Logins(accounts).check("alice", decomposed, HERE)
 
 
 def test_A02_every_no_costs_one_verification(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +212,7 @@ def test_A02_every_no_costs_one_verification(accounts: Accounts, monkeypatch: py
     compute = passwords._compute
     monkeypatch.setattr(passwords, "_compute", watched)
     logins = Logins(accounts)
-    tamper(accounts, "INSERT INTO users VALUES ('nohash', NULL, 0, 0, 0), ('huge', ?, 0, 0, 0)", HUGE)
+    tamper(accounts, "INSERT INTO users VALUES ('nohash', NULL, 0, 0, 0, 0, 0), ('huge', ?, 0, 0, 0, 0, 0)", HUGE)
     cases: list[tuple[str, str | None]] = [
         ("alice", "wrong password"),
         ("nobody", PASSWORD),
@@ -278,11 +283,11 @@ def test_A18_a_hash_of_other_parameters_is_renewed_once_at_login(accounts: Accou
     old = hash_of(accounts, "alice")
     refusal(logins, "alice", "wrong password")
     assert hash_of(accounts, "alice") == old
-    logins.check("alice", PASSWORD)
+    logins.check("alice", PASSWORD, HERE)
     renewed = hash_of(accounts, "alice")
     assert renewed
     assert PasswordHash.parse(renewed).profile == CURRENT
-    logins.check("alice", PASSWORD)
+    logins.check("alice", PASSWORD, HERE)
     assert hash_of(accounts, "alice") == renewed
     refusal(logins, "alice", "wrong password")
 
@@ -294,7 +299,7 @@ def test_A18_several_logins_at_once_renew_a_hash_without_harm(accounts: Accounts
     for caller in callers:
         caller.join(timeout=30)
     assert [caller.outcome for caller in callers] == ["ok"] * 3
-    assert logins.check("alice", PASSWORD)
+    assert logins.check("alice", PASSWORD, HERE)
     assert not PasswordHash.parse(hash_of(accounts, "alice") or "").outdated
 
 
@@ -309,7 +314,7 @@ def test_A18_a_renewal_never_undoes_a_new_password(accounts: Accounts, stored: s
             return found
 
     accounts.set_password("alice", str(PasswordHash.make(PASSWORD, OLD)))
-    Logins(Late(accounts)).check("alice", PASSWORD)  # type: ignore[arg-type]
+    Logins(Late(accounts)).check("alice", PASSWORD, HERE)  # type: ignore[arg-type]
     assert hash_of(accounts, "alice") == other
 
 
@@ -332,7 +337,7 @@ def test_A18_a_database_that_cannot_be_written_stops_no_login(tmp_path: Path) ->
         (home / "users.db").chmod(0o400)
         events = []
         with Accounts.open(home / "users.db") as accounts:
-            print(Logins(accounts, observe=events.append).check("alice", "correct horse").name)
+            print(Logins(accounts, observe=events.append).check("alice", "correct horse", "192.0.2.1").name)
             assert accounts.find("alice").hash == old
         print(len(events), events[0].kind, events[0].detail)
         """
@@ -348,13 +353,13 @@ def test_A18_a_database_that_cannot_be_written_stops_no_login(tmp_path: Path) ->
     assert done.stderr == ""
     first, second = done.stdout.splitlines()
     assert first == "alice"
-    assert second.startswith("1 store.error the hash of user alice could not be renewed")
+    assert second.startswith("1 store.error the login of user alice could not be noted")
     assert "readonly" in second
 
 
 def test_A19_a_change_by_the_command_is_in_force_at_the_next_login(accounts: Accounts) -> None:
     logins = Logins(accounts)
-    logins.check("alice", PASSWORD)
+    logins.check("alice", PASSWORD, HERE)
 
     def command(*words: str, stdin: str = "") -> None:
         where = ["--users", str(accounts.path)]
@@ -362,11 +367,11 @@ def test_A19_a_change_by_the_command_is_in_force_at_the_next_login(accounts: Acc
 
     command("passwd", "alice", "--password-stdin", stdin="another passphrase\n")
     assert refusal(logins, "alice", PASSWORD).detail == "wrong"
-    assert logins.check("alice", "another passphrase")
+    assert logins.check("alice", "another passphrase", HERE)
     command("disable", "alice")
     assert refusal(logins, "alice", "another passphrase").detail == "disabled"
     command("enable", "alice")
-    assert logins.check("alice", "another passphrase")
+    assert logins.check("alice", "another passphrase", HERE)
     command("remove", "alice")
     assert refusal(logins, "alice", "another passphrase").detail == "unknown"
 
@@ -392,10 +397,10 @@ def test_a_database_that_fails_is_an_error_of_the_server_and_is_reported(account
     accounts.path.rename(accounts.path.with_name("elsewhere.db"))
     for _ in range(2):
         with pytest.raises(ConfigurationError, match="there is no users' database"):
-            logins.check("alice", PASSWORD)
+            logins.check("alice", PASSWORD, HERE)
     assert [type(event) for event in events] == [StoreError] * 2
     accounts.path.with_name("elsewhere.db").rename(accounts.path)
-    assert logins.check("alice", PASSWORD)
+    assert logins.check("alice", PASSWORD, HERE)
 
 
 # -- the queue -------------------------------------------------------------------------------------------------
@@ -453,21 +458,21 @@ def test_A12_one_more_than_may_wait_is_told_so_at_once(accounts: Accounts) -> No
     began = time.monotonic()
     for user in ("alice", "nobody", "not a name"):
         with pytest.raises(BusyError):
-            logins.check(user, PASSWORD)
+            logins.check(user, PASSWORD, HERE)
     assert time.monotonic() - began < 0.1
     for _ in range(4):
         gate.open.release()
     for caller in callers:
         caller.join(timeout=30)
     assert [caller.outcome for caller in callers] == ["ok"] * 3
-    assert logins.check("alice", PASSWORD)
+    assert logins.check("alice", PASSWORD, HERE)
 
 
 def test_a_refused_login_gives_its_place_on(accounts: Accounts) -> None:
     logins = Logins(accounts, verifications=1, waiting=0)
     for _ in range(3):
         refusal(logins, "alice", "wrong password")
-    assert logins.check("alice", PASSWORD)
+    assert logins.check("alice", PASSWORD, HERE)
 
 
 def test_a_caller_whose_client_has_left_stops_waiting(accounts: Accounts) -> None:
@@ -506,7 +511,7 @@ def test_closing_sends_the_waiting_away_and_lets_the_running_finish(accounts: Ac
         caller.join(timeout=2)
         assert caller.outcome == ShuttingDownError.__name__
     with pytest.raises(ShuttingDownError):
-        logins.check("alice", PASSWORD)
+        logins.check("alice", PASSWORD, HERE)
     gate.open.release()
     running.join(timeout=30)
     assert running.outcome == "ok"
@@ -519,10 +524,11 @@ def test_a_crowd_is_served_to_the_last_one(accounts: Accounts) -> None:
     gone = [Caller(logins, give_up=lambda: True) for _ in range(4)]
     callers = [Caller(logins, password=PASSWORD if number % 2 else "wrong password") for number in range(12)]
     wait_until(lambda: not any(caller.is_alive() for caller in gone + callers))
-    known = {"ok", "LoginRefusedError", "BusyError", "TruncatedError"}
+    known = {"ok", "LoginRefusedError", "BusyError", "TruncatedError", "ThrottledError"}
     assert {caller.outcome for caller in gone + callers} <= known
     assert queued(logins) == 0
+    accounts.enable("alice")  # and forget what failed
     both = [Caller(logins), Caller(logins)]
     wait_until(lambda: not any(caller.is_alive() for caller in both))
     assert [caller.outcome for caller in both] == ["ok", "ok"]
-    assert logins._free == 2
+    assert logins._turns._free == 2

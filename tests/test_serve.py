@@ -81,14 +81,12 @@ def hasty(program: Callable[[str], None]) -> None:
 import functools
 from securexfer import identity, server
 from securexfer.net import connection, payload
-from securexfer.transfer import receiver
-receiver.IDLE_SECONDS = 1.5
 payload.RATE_GRACE_SECONDS = 1.0
 payload.RATE_WINDOW_SECONDS = 2.0
 identity.CHECK_SECONDS = 0.2
 server.HOUSEKEEPING_SECONDS = 0.1
 connection.DRAIN_SECONDS = 0.5
-server.Limits = functools.partial(server.Limits, handshake_seconds=1.5, login_seconds=1.5)
+server.Limits = functools.partial(server.Limits, handshake_seconds=1.5, login_seconds=1.5, idle_seconds=1.5)
 from securexfer.cli import main
 main()
 """)

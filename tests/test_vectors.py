@@ -25,7 +25,7 @@ from securexfer.certificates.making import EMBEDDED_CA
 from securexfer.errors import ProtocolError, UnsafeNameError
 from securexfer.names import NamePolicy
 from securexfer.net.connection import DRAIN_SECONDS
-from securexfer.net.payload import IDLE_SECONDS, MINIMUM_RATE, RATE_GRACE_SECONDS, RATE_WINDOW_SECONDS
+from securexfer.net.payload import MINIMUM_RATE, RATE_GRACE_SECONDS, RATE_WINDOW_SECONDS
 from securexfer.server import Limits
 from securexfer.transfer.sender import ANSWER_RATE, ANSWER_SECONDS
 from securexfer.wire import framing
@@ -195,8 +195,8 @@ def test_the_limits_in_the_specification_are_those_of_the_code() -> None:
         "sessions": f"{limits.sessions}, and {limits.sessions_per_user} of one user",
         "text field": f"{framing.TEXT_SIZE} bytes",
         "count": f"{framing.MAX_COUNT:,}".replace(",", " "),
-        "count; a name and its size; a digest": f"{IDLE_SECONDS:.0f} s each, in all",
-        "silence within the content": f"{IDLE_SECONDS:.0f} s",
+        "count; a name and its size; a digest": f"{limits.idle_seconds:.0f} s each, in all",
+        "silence within the content": f"{limits.idle_seconds:.0f} s",
         f"rate within the content, from {RATE_GRACE_SECONDS:.0f} s after its beginning on": (
             f"{MINIMUM_RATE} bytes/s over the last {RATE_WINDOW_SECONDS:.0f} s"
         ),

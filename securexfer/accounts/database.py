@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 import sqlalchemy as sa
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
-from securexfer.accounts.users import User, check_user_name, is_user_name
+from securexfer.accounts.users import Standing, User, check_user_name, is_user_name
 from securexfer.errors import BusyError, ConfigurationError, UsageError
 from securexfer.files import check_private, create_private, lock_directory, sync_directory
 from securexfer.names import show
@@ -29,8 +29,9 @@ from securexfer.names import show
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CONNECTIONS = 4  # at a time: a call takes well under a millisecond, and waits for its turn
+KNOWN_SOURCES = 64  # of a user, those seen last: machines, networks at home, and what DHCP gave out meanwhile
 LOCK_SECONDS = 10.0  # how long a call waits for another process that is writing
 
 _metadata = sa.MetaData()
@@ -43,6 +44,15 @@ _users = sa.Table(
     sa.Column("disabled", sa.Boolean, nullable=False),
     sa.Column("created", sa.BigInteger, nullable=False),  # both in seconds since 1970
     sa.Column("changed", sa.BigInteger, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False, default=0),  # see guessing.py
+    sa.Column("epoch", sa.Integer, nullable=False, default=0),
+)
+_sources = sa.Table(
+    "known_sources",
+    _metadata,
+    sa.Column("user", sa.String(32), primary_key=True),
+    sa.Column("source", sa.String(64), primary_key=True),
+    sa.Column("seen", sa.BigInteger, nullable=False),  # days since 1970
 )
 
 
@@ -144,6 +154,16 @@ class Accounts:
         with self._reading() as connection:
             return [_user(row) for row in connection.execute(sa.select(_users).order_by(_users.c.name))]
 
+    def standing(self, name: str, source: str) -> Standing:
+        """Return how a source stands with the account of that name, whether there is one or not."""
+        if not is_user_name(name):
+            return Standing()
+        known = sa.exists().where(_sources.c.user == _users.c.name, _sources.c.source == source)
+        query = sa.select(_users.c.failures, _users.c.epoch, known.label("known")).where(_users.c.name == name)
+        with self._reading() as connection:
+            row = connection.execute(query).one_or_none()
+        return Standing(exists=True, known=row.known, failures=row.failures, epoch=row.epoch) if row else Standing()
+
     # -- what is changed -------------------------------------------------------------------------------------------
 
     def add(self, name: str, password_hash: str) -> None:
@@ -174,20 +194,56 @@ class Accounts:
         return added
 
     def set_password(self, name: str, password_hash: str) -> None:
-        """Give a user a new password; raise UsageError for an unknown one."""
-        self._change(name, _users.update().values(hash=password_hash, changed=int(time.time())))
+        """Give a user a new password, and start counting failures and known sources anew; raise UsageError if unknown.
+
+        Whoever guessed the old one may be among those sources.
+        """
+        with self._writing() as connection:
+            self._change(connection, name, _users.update().values(hash=password_hash, **_anew()))
+            connection.execute(_sources.delete().where(_sources.c.user == name))
 
     def disable(self, name: str) -> None:
         """Let a user log in no more; raise UsageError for an unknown one."""
-        self._change(name, _users.update().values(disabled=True, changed=int(time.time())))
+        with self._writing() as connection:
+            self._change(connection, name, _users.update().values(disabled=True, changed=int(time.time())))
 
     def enable(self, name: str) -> None:
-        """Let a user log in again; raise UsageError for an unknown one."""
-        self._change(name, _users.update().values(disabled=False, changed=int(time.time())))
+        """Let a user log in again, and strangers try again; raise UsageError for an unknown one."""
+        with self._writing() as connection:
+            self._change(connection, name, _users.update().values(disabled=False, **_anew()))
 
     def remove(self, name: str) -> None:
         """Remove a user, also one whose name would not be allowed now; raise UsageError for an unknown one."""
-        self._change(name, _users.delete())
+        with self._writing() as connection:
+            self._change(connection, name, _users.delete())
+            connection.execute(_sources.delete().where(_sources.c.user == name))
+
+    def remember(self, name: str, source: str) -> None:
+        """Note that a user logged in from there today."""
+        today = int(time.time() / 86400)
+        this = sa.and_(_sources.c.user == name, _sources.c.source == source)
+        of_user = sa.select(_sources.c.source).where(_sources.c.user == name)
+        with self._reading() as connection:
+            if connection.scalar(sa.select(_sources.c.seen).where(this)) == today:
+                return
+        with self._writing() as connection:
+            if not connection.scalar(sa.select(sa.exists().where(_users.c.name == name))):
+                return  # removed meanwhile
+            connection.execute(_sources.delete().where(this))
+            latest = connection.scalars(of_user.order_by(_sources.c.seen.desc()).limit(KNOWN_SOURCES - 1)).all()
+            connection.execute(_sources.delete().where(_sources.c.user == name, _sources.c.source.not_in(latest)))
+            connection.execute(_sources.insert(), {"user": name, "source": source, "seen": today})
+
+    def keep_failures(self, counts: Mapping[str, tuple[int, int]]) -> None:
+        """Store strangers' failures in a row: account -> number, and the epoch that it is of."""
+        statement = (
+            _users.update()
+            .where(_users.c.name == sa.bindparam("of"), _users.c.epoch == sa.bindparam("at"))
+            .values(failures=sa.bindparam("count"))
+        )
+        with self._writing() as connection:
+            rows = [{"of": name, "count": failures, "at": epoch} for name, (failures, epoch) in counts.items()]
+            connection.execute(statement, rows)
 
     def rehash(self, name: str, old: str, new: str) -> bool:
         """Replace a user's hash of the same password, unless it is no longer `old`; return whether it was."""
@@ -216,10 +272,9 @@ class Accounts:
 
     # -- connections and transactions ------------------------------------------------------------------------------
 
-    def _change(self, name: str, statement: sa.Update | sa.Delete) -> None:
-        with self._writing() as connection:
-            if connection.execute(statement.where(_users.c.name == name)).rowcount == 0:
-                raise self.unknown(name)
+    def _change(self, connection: sa.Connection, name: str, statement: sa.Update | sa.Delete) -> None:
+        if connection.execute(statement.where(_users.c.name == name)).rowcount == 0:
+            raise self.unknown(name)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -308,6 +363,10 @@ class Accounts:
             raise ConfigurationError(f"the users' database {self.path} failed: {cause or error}") from error
 
 
+def _anew() -> dict[str, Any]:
+    return {"changed": int(time.time()), "failures": 0, "epoch": _users.c.epoch + 1}
+
+
 def _begin(connection: sa.Connection) -> None:
     # Python's own handling of transactions begins them late and not for reading. A writer takes the lock at once:
     # one that has read first could no longer wait for another.
@@ -336,4 +395,4 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _user(row: sa.Row[Any]) -> User:
     created, changed = (datetime.fromtimestamp(seconds, UTC) for seconds in (row.created, row.changed))
     # SQLite keeps whatever was put into a column: what is no text is no hash either.
-    return User(row.name, None if row.hash is None else str(row.hash), row.disabled, created, changed)
+    return User(row.name, None if row.hash is None else str(row.hash), row.disabled, created, changed, row.failures)

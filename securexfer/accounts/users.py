@@ -25,6 +25,20 @@ class User:
     disabled: bool
     created: datetime
     changed: datetime
+    failures: int = 0  # logins that strangers failed in a row
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a source stands with an account (see guessing.py): what of that outlives a restart.
+
+    `failures` are those of strangers in a row; they are void, and counted anew, with every `epoch`.
+    """
+
+    exists: bool = False
+    known: bool = False
+    failures: int = 0
+    epoch: int = 0
 
 
 def is_user_name(text: str) -> bool:

@@ -14,6 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from securexfer.cli.home import CertsOption, Home, HomeOption, UsersOption
+from securexfer.cli.limits import (
+    HandshakeTimeout,
+    IdleTimeout,
+    LoginQueue,
+    LoginTimeout,
+    MaxFailures,
+    MaxFailuresPerSource,
+    MaxHandshakes,
+    MaxHandshakesPerSource,
+    MaxSessions,
+    MaxSessionsPerUser,
+    MinimumRate,
+)
 from securexfer.cli.log import Log, LogFormat
 from securexfer.cli.terminal import note
 from securexfer.errors import UsageError
@@ -83,6 +96,17 @@ def serve(
     grace: Annotated[
         float, typer.Option("--grace", min=0, max=3600, metavar="SECONDS", help="For running files, at the end.")
     ] = 10.0,
+    max_handshakes: MaxHandshakes = 256,
+    max_handshakes_per_source: MaxHandshakesPerSource = 64,
+    handshake_timeout: HandshakeTimeout = 10.0,
+    login_timeout: LoginTimeout = 10.0,
+    login_queue: LoginQueue = 128,
+    max_failures: MaxFailures = 100,
+    max_failures_per_source: MaxFailuresPerSource = 20,
+    max_sessions: MaxSessions = 512,
+    max_sessions_per_user: MaxSessionsPerUser = 64,
+    idle_timeout: IdleTimeout = 30.0,
+    minimum_rate: MinimumRate = 1024,
     log_format: Annotated[
         LogFormat | None, typer.Option("--log-format", help="Default: text on a terminal, else json.")
     ] = None,
@@ -95,6 +119,7 @@ def serve(
         )
     from securexfer import certificates
     from securexfer.accounts.database import Accounts
+    from securexfer.accounts.guessing import GuessLimits
     from securexfer.accounts.logins import Logins
     from securexfer.events import ServerStarted, ServerStopped
     from securexfer.identity import Identity
@@ -104,7 +129,19 @@ def serve(
 
     place = Home.find(context, home)
     rules = Rules(on_conflict, names, file_mode, dir_mode, _group_id(group), quota, reserve)
-    limits = Limits(largest_file=largest_file, grace_seconds=grace)
+    limits = Limits(
+        handshakes=max_handshakes,
+        handshakes_per_source=max_handshakes_per_source,
+        handshake_seconds=handshake_timeout,
+        login_seconds=login_timeout,
+        sessions=max_sessions,
+        sessions_per_user=max_sessions_per_user,
+        idle_seconds=idle_timeout,
+        minimum_rate=minimum_rate,
+        largest_file=largest_file,
+        grace_seconds=grace,
+    )
+    guesses = GuessLimits(max_failures, max_failures_per_source)
     _allow_descriptors()
     accounts = Accounts.open(users or place.users)
     listeners = listen(host, port, "securexfer serve" + (f" --home {place.directory}" if place.named else ""))
@@ -112,7 +149,7 @@ def serve(
     log = Log(sys.stderr, log_format or (LogFormat.TEXT if sys.stderr.isatty() else LogFormat.JSON))
     try:
         identity = Identity(certs or place.certs, log.write)
-        logins = Logins(accounts, observe=log.write)
+        logins = Logins(accounts, waiting=login_queue, limits=guesses, observe=log.write)
         server = Server(listeners, identity.context, logins, store, limits, log.write, identity.refresh)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())

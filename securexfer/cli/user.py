@@ -117,9 +117,9 @@ def list_users(
     if as_json:
         for user in found:
             times = {"created": user.created.isoformat(), "changed": user.changed.isoformat()}
-            print(json.dumps({"user": user.name, "state": _state(user), **times}))
+            print(json.dumps({"user": user.name, "state": _state(user), "failures": user.failures, **times}))
     elif found:
-        _show_table([(show(user.name), _state(user), *_times(user)) for user in found])
+        _show_table([(show(user.name), _described(user), *_times(user)) for user in found])
 
 
 def import_roster(
@@ -189,6 +189,11 @@ def _state(user: User) -> str:
     if user.disabled:
         return "disabled"
     return "active" if user.hash else "no password"
+
+
+def _described(user: User) -> str:
+    failed = f", {user.failures} failed logins" if user.failures else ""
+    return _state(user) + failed
 
 
 def _times(user: User) -> tuple[str, str]:

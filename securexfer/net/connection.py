@@ -120,6 +120,14 @@ class Connection:
         self._unsent += data
         self._try_unsent()
 
+    def linger(self, seconds: float) -> None:
+        """Do nothing for so long, unless the connection is cut meanwhile; what the peer says does not count."""
+        if sys.platform == "win32":  # only a server does this, and those are for POSIX
+            return
+        poll = select.poll()
+        poll.register(self._socket, 0)  # hang-ups and errors are told unasked
+        poll.poll(seconds * 1000)
+
     def finish(self) -> None:
         """End the session so that nothing said is lost: send the rest, close_notify, then read until the peer is done.
 

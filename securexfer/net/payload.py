@@ -30,7 +30,6 @@ BUFFER_SIZE = 512 * 1024
 PARALLEL_BYTES = 4 << 20
 _IN_WORK = 2  # pieces that the thread may have; one more is being filled meanwhile
 
-IDLE_SECONDS = 30.0  # a peer that owes bytes may be silent this long
 RATE_GRACE_SECONDS = 30.0  # no rate is asked for before this: links and disks take time to wake
 RATE_WINDOW_SECONDS = 60.0
 MINIMUM_RATE = 1024  # bytes a second over the window: slower than any link in use, faster than a stalled attacker
@@ -122,9 +121,10 @@ class Parallel:
 
 
 class MinimumRate:
-    """Ends a payload that only trickles: less than the minimum rate over the last minute, after a time of grace."""
+    """Ends a payload that only trickles: less than `least` bytes a second over the last minute, after a grace."""
 
-    def __init__(self) -> None:
+    def __init__(self, least: int) -> None:
+        self._least = least
         self._start = time.monotonic()
         self._samples: deque[tuple[float, int]] = deque([(self._start, 0)])
 
@@ -137,7 +137,7 @@ class MinimumRate:
         while len(samples) > 1 and now - samples[0][0] > RATE_WINDOW_SECONDS:
             samples.popleft()
         since, before = samples[0]
-        if now - self._start > RATE_GRACE_SECONDS and total - before < MINIMUM_RATE * (now - since):
+        if now - self._start > RATE_GRACE_SECONDS and total - before < self._least * (now - since):
             raise PeerTimeoutError(
-                f"the sender was slower than {MINIMUM_RATE} bytes a second for {now - since:.0f} seconds"
+                f"the sender was slower than {self._least} bytes a second for {now - since:.0f} seconds"
             )

@@ -24,7 +24,7 @@ from securexfer.errors import (
     TruncatedError,
 )
 from securexfer.events import FileAborted, FileRejected, FileStored, LimitHit
-from securexfer.net.payload import IDLE_SECONDS, PARALLEL_BYTES, Buffer, MinimumRate, Parallel
+from securexfer.net.payload import PARALLEL_BYTES, Buffer, MinimumRate, Parallel
 from securexfer.storage.base import Committed
 from securexfer.wire import framing
 
@@ -53,12 +53,14 @@ _ENDS_SESSION = (TruncatedError, PeerTimeoutError)
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Whose files these are, and what the server allows them. `largest_file` is in bytes."""
+    """Whose files these are, and what the server allows them: bytes, seconds of silence, bytes a second."""
 
     connection: int
     address: str
     user: str
     largest_file: int
+    idle_seconds: float
+    minimum_rate: int
     names: NamePolicy
 
 
@@ -97,7 +99,7 @@ class Receiver:
         self._group_bytes = 0
         self._left = 0  # bytes of the current file, trailer included, that have not been read yet
         self._taken = 0  # bytes of its payload that have
-        self._rate = MinimumRate()
+        self._rate = MinimumRate(session.minimum_rate)
         self._sink: Callable[[memoryview], None] = _discard
         self._buffer = Buffer(self._drain)
 
@@ -105,7 +107,7 @@ class Receiver:
         """Receive the count and the files; raise what ended the session early."""
         self._connection.before_wait = self._commit_group
         try:
-            count = framing.decode_count(self._connection.receive(framing.COUNT_SIZE, _idle_deadline()))
+            count = framing.decode_count(self._connection.receive(framing.COUNT_SIZE, self._idle_deadline()))
             if count > framing.MAX_COUNT:
                 self._over_limit("count", f"{count} files were announced; the limit is {framing.MAX_COUNT}")
             for number in range(count):
@@ -116,7 +118,7 @@ class Receiver:
 
     def _receive_header(self, number: int, count: int) -> framing.FileHeader:
         """Wait for the next file, but not while the server stops: between two files nothing is lost by ending."""
-        deadline = _idle_deadline()
+        deadline = self._idle_deadline()
         try:
             while not self._stopping():
                 if self._connection.has_input(_STOP_SECONDS) or time.monotonic() > deadline:
@@ -138,7 +140,7 @@ class Receiver:
             self._over_limit("file size", str(arrival.error))
         self._left = size + framing.DIGEST_SIZE
         self._taken = 0
-        self._rate = MinimumRate()
+        self._rate = MinimumRate(self._session.minimum_rate)
         try:
             self._take(arrival)
         except _ENDS_SESSION as error:
@@ -209,7 +211,7 @@ class Receiver:
         self._buffer.flush()
 
     def _receive_trailer(self) -> bytes:
-        trailer = self._connection.receive(framing.DIGEST_SIZE, _idle_deadline())
+        trailer = self._connection.receive(framing.DIGEST_SIZE, self._idle_deadline())
         self._left = 0
         return trailer
 
@@ -224,7 +226,7 @@ class Receiver:
         count = self._connection.try_receive_into(view)
         if count is None:
             self._rate.check(self._taken)
-            count = self._connection.receive_into(view, _idle_deadline())
+            count = self._connection.receive_into(view, self._idle_deadline())
         if not count:
             raise TruncatedError("the connection ended in the middle of a file")
         self._left -= count
@@ -289,6 +291,9 @@ class Receiver:
             )
         )
 
+    def _idle_deadline(self) -> float:
+        return time.monotonic() + self._session.idle_seconds
+
     def _over_limit(self, limit: str, detail: str) -> NoReturn:
         self._observe(LimitHit(self._session.address, limit, detail))
         raise LimitExceededError(detail)
@@ -296,7 +301,3 @@ class Receiver:
 
 def _discard(_held: memoryview) -> None:
     """Take bytes that nobody will store."""
-
-
-def _idle_deadline() -> float:
-    return time.monotonic() + IDLE_SECONDS

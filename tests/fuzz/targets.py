@@ -121,7 +121,7 @@ class Sessions:
         assert {path.name for path in self._path.iterdir()} <= {"ana", STAGING_NAME, ".securexfer-lock"}
 
     def _receive(self, connection: Connection) -> type[SecurexferError] | None:
-        session = Session(1, "127.0.0.1", "ana", LARGEST_FILE, NamePolicy.NATIVE)
+        session = Session(1, "127.0.0.1", "ana", LARGEST_FILE, 30.0, 1024, NamePolicy.NATIVE)
         with contextlib.closing(self._inbox.for_user("ana")) as storage:
             try:
                 Receiver(connection, storage, session, lambda _: None, lambda: False).run()

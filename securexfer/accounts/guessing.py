@@ -1,0 +1,194 @@
+"""How often passwords may be guessed: growing waits, an end to them, and tables that cannot grow without bound.
+
+* A source that a user has logged in from before is *known* to that account. Its failures are counted for this pair
+  alone, and cost growing waits, never more: nobody elsewhere can lock the user out.
+* All other sources are strangers to the account and share one count: growing waits first, and after `failures` in
+  a row no stranger's guess is evaluated any more, until somebody sets a password or enables the user.
+* A stranger also has `source_failures` a minute over all accounts together.
+* An account that does not exist is treated like one that does.
+* A guess that is refused here is not evaluated: it counts for nothing and prolongs nothing.
+* When a table is full of what must not be forgotten, whoever is not in it is refused.
+
+Sources are addresses, or networks of them (see `hosts.source_of`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from securexfer.errors import LoginRefusedError, ThrottledError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from securexfer.accounts.users import Standing
+
+FREE_FAILURES = 5  # in a row, before the first wait: a person who tries their three passwords notices nothing
+LONGEST_WAIT = 60.0  # seconds; the first is 1, and each is twice the one before
+# Of each table, some 5 MiB when full. A server that verifies 16 guesses a second needs hours to fill one.
+ENTRIES = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class GuessLimits:
+    """How many failures are evaluated: of strangers at one account in a row; of one source in a minute."""
+
+    failures: int = 100  # NIST SP 800-63B, section 5.2.2: no more than 100 consecutive ones on a single account
+    source_failures: int = 20  # several people behind one address may mistype at once
+
+
+@dataclass(eq=False, slots=True)
+class _Count:
+    """Failures in a row at one account, when the last one was, and how many guesses are being evaluated."""
+
+    epoch: int
+    failures: int
+    last: float = float("-inf")
+    running: int = 0
+
+    def wait(self, now: float) -> float:
+        """Return for how many seconds no guess is evaluated."""
+        if self.failures < FREE_FAILURES:
+            return 0.0
+        return self.last + min(LONGEST_WAIT, 2.0 ** (self.failures - FREE_FAILURES)) - now
+
+
+class Guessing:
+    """Counts failures and says whether another guess may be evaluated. Safe to use from many threads."""
+
+    def __init__(
+        self, limits: GuessLimits | None = None, *, entries: int = ENTRIES, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start with nothing counted; `clock` gives seconds."""
+        self._limits = limits or GuessLimits()
+        self._entries = entries
+        self._clock = clock
+        self._lock = threading.Lock()
+        # By account and known source, or account and "" for its strangers; the one not heard of for longest first.
+        # Who has to wait stands in a table of their own, so that nobody is forgotten for others who hardly failed.
+        self._counts: OrderedDict[tuple[str, str], _Count] = OrderedDict()
+        self._waiting: OrderedDict[tuple[str, str], _Count] = OrderedDict()
+        # By source: a level that each failure raises by one, and when that was. It falls at half the allowed rate and
+        # may reach half a minute's worth, so that no minute sees more than the whole.
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._highest = self._limits.source_failures / 2
+        self._fall = self._limits.source_failures / 2 / 60
+        self._running: Counter[str] = Counter()  # guesses of strangers that are being evaluated, by source
+        self._unsaved: dict[str, tuple[int, int]] = {}
+
+    def check(self, account: str, source: str, standing: Standing) -> None:
+        """Raise ThrottledError if a guess at this account from this source may not be evaluated now."""
+        with self._lock:
+            self._check(self._count(account, source, standing), account, source, standing)
+
+    @contextlib.contextmanager
+    def trial(self, account: str, source: str, standing: Standing) -> Iterator[None]:
+        """Evaluate a guess inside: LoginRefusedError is a failure, an orderly end is a success, all else is neither.
+
+        Raises ThrottledError like `check`. Until it ends, it counts as one that may fail.
+        """
+        with self._lock:
+            count = self._count(account, source, standing)
+            self._check(count, account, source, standing)
+            count.running += 1
+            self._keep(count, account, source, standing)
+            self._running[source] += not standing.known
+        failed: bool | None = None
+        try:
+            yield
+            failed = False
+        except LoginRefusedError:
+            failed = True
+            raise
+        finally:
+            with self._lock:
+                count.running -= 1
+                self._running[source] -= not standing.known
+                if not self._running[source]:
+                    del self._running[source]
+                if failed is not None:
+                    self._record(count, account, source, standing, failed=failed)
+
+    def take_unsaved(self) -> dict[str, tuple[int, int]]:
+        """Return what is new since the last call: account -> failures of strangers in a row, and the epoch of that."""
+        with self._lock:
+            unsaved, self._unsaved = self._unsaved, {}
+        return unsaved
+
+    # -- with the lock held ------------------------------------------------------------------------------------------
+
+    def _count(self, account: str, source: str, standing: Standing) -> _Count:
+        key = _key(account, source, standing)
+        found = self._waiting.get(key) or self._counts.get(key)
+        if found and found.epoch == standing.epoch:
+            return found
+        return _Count(standing.epoch, 0 if standing.known else standing.failures)
+
+    def _check(self, count: _Count, account: str, source: str, standing: Standing) -> None:
+        now = self._clock()
+        if not standing.known:
+            if count.failures + count.running >= self._limits.failures:
+                raise _throttled("only addresses with an earlier login may try on", self._limits.failures)
+            self._check_source(source, now)
+        wait = count.wait(now)
+        if wait > 0:
+            raise _throttled(f"the next try is in {wait:.0f} s", count.failures)
+        # Where nothing has failed, any number may log in at once.
+        if count.running and count.failures and count.failures + count.running >= FREE_FAILURES:
+            raise _throttled("another one is being checked", count.failures)
+        full = len(self._waiting) >= self._entries and _key(account, source, standing) not in self._waiting
+        if full and count.failures + count.running + 1 >= FREE_FAILURES:
+            raise ThrottledError("too many accounts are being guessed at")
+
+    def _check_source(self, source: str, now: float) -> None:
+        over = self._level(source, now) + self._running[source] + 1 - self._highest
+        if over > 0:
+            raise ThrottledError(f"too many logins failed from {source}: the next try is in {over / self._fall:.0f} s")
+        if source not in self._levels and len(self._levels) >= self._entries:
+            oldest = next(iter(self._levels))
+            if self._level(oldest, now) > 0:
+                raise ThrottledError("too many addresses are guessing")
+            del self._levels[oldest]
+
+    def _level(self, source: str, now: float) -> float:
+        level, since = self._levels.get(source, (0.0, now))
+        return max(0.0, level - (now - since) * self._fall)
+
+    def _record(self, count: _Count, account: str, source: str, standing: Standing, *, failed: bool) -> None:
+        now = self._clock()
+        if failed:
+            count.failures += 1
+            count.last = now
+            if not standing.known:
+                self._levels[source] = (self._level(source, now) + 1, now)
+                self._levels.move_to_end(source)
+        else:
+            count.failures = 0
+        self._keep(count, account, source, standing)
+        if standing.exists and not standing.known:
+            self._unsaved[account] = (count.failures, count.epoch)
+
+    def _keep(self, count: _Count, account: str, source: str, standing: Standing) -> None:
+        """Put a count where it now belongs, as the one heard of last."""
+        key = _key(account, source, standing)
+        self._counts.pop(key, None)
+        self._waiting.pop(key, None)
+        if count.failures >= FREE_FAILURES:
+            self._waiting[key] = count
+        elif count.failures or count.running:
+            self._counts[key] = count
+            if len(self._counts) > self._entries:
+                self._counts.popitem(last=False)
+
+
+def _key(account: str, source: str, standing: Standing) -> tuple[str, str]:
+    return account, source if standing.known else ""
+
+
+def _throttled(rule: str, failures: int) -> ThrottledError:
+    return ThrottledError(f"{failures} logins failed in a row: {rule}")
