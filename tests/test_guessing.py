@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import sqlite3
 import threading
 import time
 import tracemalloc
@@ -17,7 +18,7 @@ import pytest
 import stranger_client as stranger
 from lab import PASSWORD, Lab, Server
 
-from securexfer.accounts.database import Accounts
+from securexfer.accounts.database import KNOWN_SOURCES, Accounts
 from securexfer.accounts.guessing import ENTRIES, FREE_FAILURES, LONGEST_WAIT, Guessing, GuessLimits
 from securexfer.accounts.turns import Turns
 from securexfer.accounts.users import Standing
@@ -26,6 +27,7 @@ from securexfer.hosts import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 STRANGER = Standing(exists=True)
 KNOWN = Standing(exists=True, known=True)
@@ -298,6 +300,68 @@ def test_the_limits_are_those_that_were_asked_for(clock: Clock) -> None:
     assert not fail(guessing, "alice", HOME)
 
 
+# -- what the database knows -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def accounts(tmp_path: Path) -> Iterator[Accounts]:
+    home = tmp_path / "accounts"
+    home.mkdir(mode=0o700)
+    with Accounts.create(home / "users.db") as made:
+        made.add_all({"ana": "x", "bruno": "x"})
+        yield made
+
+
+def test_an_address_is_known_to_the_accounts_that_logged_in_from_it_alone(accounts: Accounts) -> None:
+    accounts.remember("ana", HOME)
+    assert accounts.standing("ana", HOME) == Standing(exists=True, known=True)
+    assert accounts.standing("bruno", HOME) == accounts.standing("ana", ELSEWHERE) == Standing(exists=True)
+    assert accounts.standing("nobody", HOME) == accounts.standing("../\udcff", HOME) == Standing()
+
+
+def test_a_new_password_makes_every_address_a_stranger_again(accounts: Accounts) -> None:
+    accounts.remember("ana", HOME)
+    accounts.keep_failures({"ana": (7, 0), "bruno": (3, 0), "nobody": (9, 0)})
+    assert accounts.standing("ana", HOME) == Standing(exists=True, known=True, failures=7)
+    accounts.set_password("ana", "y")
+    assert accounts.standing("ana", HOME) == Standing(exists=True, epoch=1)
+    accounts.keep_failures({"ana": (8, 0)})  # from before that
+    assert accounts.standing("ana", HOME).failures == 0
+    assert [user.failures for user in accounts.all()] == [0, 3]
+
+
+def test_enabling_lets_strangers_try_again_and_keeps_known_addresses(accounts: Accounts) -> None:
+    accounts.remember("ana", HOME)
+    accounts.keep_failures({"ana": (100, 0)})
+    accounts.enable("ana")
+    assert accounts.standing("ana", HOME) == Standing(exists=True, known=True, epoch=1)
+
+
+def test_a_user_who_was_removed_leaves_nothing_to_the_next_of_that_name(accounts: Accounts) -> None:
+    accounts.remember("ana", HOME)
+    accounts.keep_failures({"ana": (100, 0)})
+    accounts.remove("ana")
+    accounts.remember("ana", HOME)  # a login that was under way
+    accounts.add("ana", "x")
+    assert accounts.standing("ana", HOME) == Standing(exists=True)
+
+
+def test_the_addresses_seen_last_are_known(accounts: Accounts) -> None:
+    for source in list(sources())[:KNOWN_SOURCES]:
+        accounts.remember("ana", source)
+        accounts.remember("bruno", source)
+    with contextlib.closing(sqlite3.connect(accounts.path)) as raw, raw:
+        raw.execute("UPDATE known_sources SET seen = seen - 1 WHERE source != '198.51.0.0'")
+    for _ in range(2):
+        accounts.remember("ana", HOME)
+        known = [
+            source for source in [*list(sources())[:KNOWN_SOURCES], HOME] if accounts.standing("ana", source).known
+        ]
+        assert len(known) == KNOWN_SOURCES
+        assert {"198.51.0.0", HOME} < set(known)
+    assert all(accounts.standing("bruno", source).known for source in list(sources())[:KNOWN_SOURCES])
+
+
 # -- the queue ---------------------------------------------------------------------------------------------------
 
 
@@ -392,7 +456,7 @@ def test_A08_A09_A10_a_guesser_is_slowed_and_nobody_else(lab: Lab) -> None:
     assert all("logins failed in a row" in event["rule"] for event in throttled)
 
 
-def test_A09_her_send_goes_through_while_twenty_guess_at_her_account(lab: Lab, tmp_path) -> None:
+def test_A09_her_send_goes_through_while_twenty_guess_at_her_account(lab: Lab, tmp_path: Path) -> None:
     server = lab.serve()
     assert lab.send(server, __file__).returncode == 0  # from 127.0.0.1, which is known from now on
     ended = threading.Event()
