@@ -78,7 +78,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 def hasty(program: Callable[[str], None]) -> None:
     """Make the servers impatient: the constants are minutes together, and what is tested is that they are kept."""
     program(f"""#!{sys.executable}
-import functools
+import sys
 from securexfer import identity, server
 from securexfer.net import connection, payload
 payload.RATE_GRACE_SECONDS = 1.0
@@ -86,7 +86,7 @@ payload.RATE_WINDOW_SECONDS = 2.0
 identity.CHECK_SECONDS = 0.2
 server.HOUSEKEEPING_SECONDS = 0.1
 connection.DRAIN_SECONDS = 0.5
-server.Limits = functools.partial(server.Limits, handshake_seconds=1.5, login_seconds=1.5, idle_seconds=1.5)
+sys.argv += ["--handshake-timeout=1.5", "--login-timeout=1.5", "--idle-timeout=1.5"]
 from securexfer.cli import main
 main()
 """)
@@ -647,17 +647,10 @@ def test_T23_nobody_waits_for_the_handshakes_of_others(lab: Lab, log_in: Callabl
 
 
 def test_F19_sessions_over_the_limits_are_sent_away(
-    lab: Lab, connect: Callable[..., stranger.Tls], log_in: Callable[..., stranger.Tls], program: Callable[[str], None]
+    lab: Lab, connect: Callable[..., stranger.Tls], log_in: Callable[..., stranger.Tls]
 ) -> None:
     """Without an answer, which means "not now": the login was right. Who has left makes room for another."""
-    program(f"""#!{sys.executable}
-import functools
-from securexfer import server
-server.Limits = functools.partial(server.Limits, sessions=3, sessions_per_user=2)
-from securexfer.cli import main
-main()
-""")
-    server = lab.serve()
+    server = lab.serve("--max-sessions", "3", "--max-sessions-per-user", "2")
 
     def sent_away(user: str) -> bool:
         tls = connect(server)
