@@ -86,7 +86,7 @@ payload.RATE_WINDOW_SECONDS = 2.0
 identity.CHECK_SECONDS = 0.2
 server.HOUSEKEEPING_SECONDS = 0.1
 connection.DRAIN_SECONDS = 0.5
-sys.argv += ["--handshake-timeout=1.5", "--login-timeout=1.5", "--idle-timeout=1.5"]
+sys.argv += "--handshake-timeout 1.5 --login-timeout 1.5 --idle-timeout 1.5".split()
 from securexfer.cli import main
 main()
 """)

@@ -222,7 +222,7 @@ def test_list_is_columns_for_programs_json_on_request_and_a_table_for_people(hom
         ("alice", "active"),
         ("bob", "disabled"),
     ]
-    assert records[1].keys() == {"user", "state", "created", "changed"}
+    assert records[1].keys() == {"user", "state", "failures", "created", "changed"}
     assert records[0]["created"] == "1970-01-01T00:00:00+00:00"
     code, shown = at_terminal(home, ["list"], [])
     assert code == 0
