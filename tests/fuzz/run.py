@@ -44,7 +44,16 @@ def start(name: str, seconds: int, corpus: Path, found: Path) -> subprocess.Pope
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(targets.seeds()[name]):
         (corpus / f"vector-{number}").write_bytes(seed)
-    options = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1"]
+    dictionary = found / "dictionary"
+    tokens = ("".join(f"\\x{byte:02x}" for byte in token.encode()) for token in targets.TOKENS)
+    dictionary.write_text("".join(f'"{token}"\n' for token in tokens))
+    options = [
+        f"-dict={dictionary}",
+        f"-max_total_time={seconds}",
+        "-timeout=10",
+        "-rss_limit_mb=1024",
+        "-print_final_stats=1",
+    ]
     longest = max(len(seed) for seed in targets.seeds()[name]) * 2
     command = [sys.executable, __file__, "--be", name, str(corpus), *options, f"-max_len={longest}"]
     return subprocess.Popen(

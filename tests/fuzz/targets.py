@@ -37,6 +37,12 @@ BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 LARGEST_FILE = 4096
 MAX_BYTES = 16 << 10  # of a session: it has to fit into the buffer of a socket that nobody reads yet
 
+# What names are attacked with, for the fuzzer to put in: one character among a million is not found by chance.
+TOKENS = [*"\\/.\0\n\x1b\x7f\x9b\ufeff\u2028\u2029\u061c\u200e\u200f\U000e0041", "..", "../", STAGING_NAME]
+TOKENS += [
+    character for character in map(chr, range(0x2000, 0x2100)) if unicodedata.bidirectional(character) in BIDI_CONTROLS
+]
+
 MENDED, IN_ORDER = 1, 2  # bits of a session's first byte
 
 
