@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ sys.path.insert(0, str(TESTS))
 
 TARGETS = ("names", "framed", "session")
 LEAST = 300  # inputs of each target, the vectors among them; fewer are no fuzzing
+MEMORY = Path("/dev/shm")  # where there is one, so that no disk is waited for
 STARTING_SECONDS = 60.0  # beside the time that was asked for: imports, seeds
 
 
@@ -57,7 +59,11 @@ def start(name: str, seconds: int, corpus: Path, found: Path) -> subprocess.Pope
     longest = max(len(seed) for seed in targets.seeds()[name]) * 2
     command = [sys.executable, __file__, "--be", name, str(corpus), *options, f"-max_len={longest}"]
     return subprocess.Popen(
-        [*command, f"-artifact_prefix={found}/{name}-"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, f"-artifact_prefix={found}/{name}-"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "TMPDIR": str(found.parent)},
     )
 
 
@@ -89,7 +95,8 @@ def main() -> int:
         print("atheris is not installed, so nothing was fuzzed: pip install -e '.[test,fuzz]'", file=sys.stderr)
         return 2
     problems = []
-    with tempfile.TemporaryDirectory(prefix="securexfer-fuzz-") as made:
+    # libFuzzer ends its process without a farewell, so all that is made there is made in here.
+    with tempfile.TemporaryDirectory(prefix="securexfer-fuzz-", dir=MEMORY if MEMORY.is_dir() else None) as made:
         found = Path(made, "found")
         found.mkdir()
         corpus = chosen.corpus or Path(made, "corpus")

@@ -225,9 +225,8 @@ def fits(name: str, content: bytes, stored: dict[str, bytes]) -> bool:
 
 @contextlib.contextmanager
 def sessions() -> Iterator[Sessions]:
-    """Yield a `Sessions` in a directory of its own, in memory where there is one for that."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="securexfer-fuzz-", dir=memory if memory.is_dir() else None) as directory:
+    """Yield a `Sessions` in a directory of its own."""
+    with tempfile.TemporaryDirectory(prefix="securexfer-fuzz-") as directory:
         made = Sessions(Path(directory))
         try:
             yield made
