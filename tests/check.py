@@ -25,7 +25,7 @@ def steps(*, mend: bool, tests: bool) -> list[tuple[str, list[str]]]:
     found = [
         ("format", ["ruff", "format", *([] if mend else ["--check"]), "."]),
         ("lint", ["ruff", "check", "."]),
-        ("security lint", ["bandit", "--quiet", "--severity-level", "medium", "--recursive", "securexfer"]),
+        ("security lint", ["bandit", "--quiet", "--recursive", "securexfer"]),
         ("types", ["mypy"]),
     ]
     for platform in ("win32", "darwin"):

@@ -167,6 +167,35 @@ def test_many_senders_counts_retries_by_what_send_says(module: Any, tmp_path: Pa
                 assert sending.stderr.read().decode().count(many_senders.RETRYING) == 2
 
 
+def test_A02_login_timing_tries_every_kind_and_compares_every_pair(tmp_path: Path) -> None:
+    done = bench("login_timing.py", "--tries", "2", "--directory", tmp_path, "--json")
+    assert done.returncode in {0, 1}, done.stderr  # two of each say nothing about the time
+    found = json.loads(done.stdout)
+    assert {kind: len(seconds) for kind, seconds in found["seconds"].items()} == dict.fromkeys(
+        ("unknown", "wrong", "disabled", "long"), 2
+    )
+    assert len(found["pairs"]) == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_A02_the_p_of_two_samples_is_that_of_the_books(module: Any) -> None:
+    """Values from scipy.stats.mannwhitneyu(..., method="asymptotic"), with ties and without."""
+    p = module("login_timing").mann_whitney
+    assert p([19, 22, 16, 29, 24], [20, 11, 17, 12]) == pytest.approx(0.1113468865, abs=1e-9)
+    assert p([1, 2, 2, 3, 3, 3, 4], [2, 3, 3, 4, 4, 5, 5]) == pytest.approx(0.0860363144, abs=1e-9)
+    assert p(range(50), range(50)) == pytest.approx(1.0)
+    assert p([1.0] * 5, [1.0] * 5) == 1.0
+    assert p(range(100), range(1000, 1100)) == pytest.approx(2.5621437e-34, rel=1e-6, abs=0)
+
+
+def test_A02_medians_that_are_apart_are_told_apart(module: Any) -> None:
+    pair = module("login_timing").Pair
+    assert pair("a", "b", (0.100, 0.102), 0.5).same
+    assert pair("a", "b", (0.100, 0.104), 0.5).same  # 4 ms, and within 5 %
+    assert not pair("a", "b", (0.100, 0.106), 0.5).same
+    assert not pair("a", "b", (0.100, 0.100), 0.01).same
+
+
 @pytest.mark.parametrize(
     ("program", "option", "value"),
     [
@@ -174,6 +203,7 @@ def test_many_senders_counts_retries_by_what_send_says(module: Any, tmp_path: Pa
         ("large_file.py", "--size", "65GiB"),
         ("small_file.py", "--runs", "0"),
         ("memory.py", "--sizes", "-1"),
+        ("login_timing.py", "--tries", "1"),
         ("many_senders.py", "--senders", "2001"),
         ("under_attack.py", "--seconds", "0"),
         ("many_senders.py", "--directory", "/nonexistent"),

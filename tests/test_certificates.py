@@ -126,6 +126,7 @@ def test_K07_the_certificates_say_what_the_design_says(certs):
     assert usage.value == making._key_usage(key_cert_sign=True, crl_sign=True)
     assert leaf.extensions.get_extension_for_class(x509.KeyUsage).value == making._key_usage(digital_signature=True)
     assert leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
+    assert leaf.public_key() != ca.public_key()
     assert list(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [
         x509.oid.ExtendedKeyUsageOID.SERVER_AUTH
     ]

@@ -279,6 +279,25 @@ def test_D09_the_same_holds_for_a_hundred_files_streamed_at_once(lab: Lab, log_i
     assert max(check_order(trace, lab.inbox, len(names))) > 10, "they were not committed in groups"
 
 
+@needs_strace
+def test_D09_D12_what_stands_there_already_is_synced_before_its_answer(lab: Lab, log_in: LogIn, traced: Traced) -> None:
+    """Whoever wrote it, and whether or not it was on disk: "stored" means that it is."""
+    (lab.inbox / "ana").mkdir(parents=True, mode=0o700)
+    (lab.inbox / "ana" / "x").write_bytes(b"the same")
+    server, trace = traced("-e", TRACED_CALLS)
+    tls = log_in(server, 1)
+    assert send(tls, "x", b"the same") == stranger.ACCEPTED
+    assert stranger.rest(tls) == b""
+    tls.close()
+    assert server.stop() == 0
+    assert [event["outcome"] for event in server.events("file.ok")] == ["unchanged"]
+    everything = calls(trace)
+    synced = [call for call in everything if call.name == "fsync" and call.paths[0] == str(lab.inbox / "ana" / "x")]
+    of_session = [call for call in everything if call.thread == synced[0].thread]
+    assert [call.result for call in synced] == [0]
+    assert of_session.index(synced[0]) < min(answered(of_session, 1))
+
+
 # -- kill -9 ---------------------------------------------------------------------------------------------------
 
 

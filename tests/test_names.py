@@ -63,6 +63,23 @@ def test_P26_any_text_is_kept_to_the_letter_inside_the_root_or_refused(text: str
     assert name.parts[0].casefold() != STAGING_NAME
 
 
+def test_P06_P07_no_control_and_no_separator_of_unicode_gets_into_a_name() -> None:
+    """One by one, since what turns the text around is a dozen characters among a million."""
+    every = [chr(number) for number in range(0x110000)]
+    dangerous = [
+        character
+        for character in every
+        if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}
+        or unicodedata.bidirectional(character) in BIDI_CONTROLS
+        or character in "\u061c\u200e\u200f\ufeff"
+        or 0xE0000 <= ord(character) <= 0xE007F
+    ]
+    assert len(dangerous) > 2200
+    assert [character for character in dangerous if parsed(f"a{character}b", NamePolicy.NATIVE)] == []
+    letters = [character for character in every if unicodedata.category(character).startswith(("L", "N"))]
+    assert [character for character in letters if not parsed(character, NamePolicy.NATIVE)] == []
+
+
 BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 

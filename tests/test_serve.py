@@ -686,6 +686,39 @@ def test_T23_silent_connections_end_after_ten_seconds_and_never_block_the_others
     assert [event["reason"] for event in server.events("tls.fail")] == ["timeout"] * 8
 
 
+@pytest.mark.usefixtures("hasty")
+def test_T23_nobody_waits_for_the_handshakes_of_others(lab: Lab, log_in: Callable[..., stranger.Tls]) -> None:
+    """In this impatient server each of them ends after 1.5 s: one after the other, they would be 12 s together."""
+    server = lab.serve()
+    with contextlib.ExitStack() as stack:
+        silent(server, 8, stack)
+        assert honest_transfer(log_in, server) < 5
+
+
+def test_F19_sessions_over_the_limits_are_sent_away(
+    lab: Lab, connect: Callable[..., stranger.Tls], log_in: Callable[..., stranger.Tls]
+) -> None:
+    """Without an answer, which means "not now": the login was right. Who has left makes room for another."""
+    server = lab.serve("--max-sessions", "3", "--max-sessions-per-user", "2")
+
+    def sent_away(user: str) -> bool:
+        tls = connect(server)
+        tls.sendall(stranger.login(user, lab_module.PASSWORD))
+        return stranger.answers(tls, 1) == b""
+
+    running = [log_in(server, 1, "ana") for _ in range(2)]
+    assert sent_away("ana")
+    assert server.wait_for("limit.hit")["limit"] == "sessions per user"
+    running.append(log_in(server, 1, "bruno"))
+    assert sent_away("carla")
+    assert server.wait_for("limit.hit", 2)["limit"] == "sessions"
+    for tls in running:
+        assert send(tls, str(running.index(tls)), b"x") == stranger.ACCEPTED
+        tls.close()
+    wait_until(lambda: len(server.events("conn.close")) == 5)
+    assert not sent_away("ana")
+
+
 def cpu_seconds(server: Server) -> float:
     fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -358,6 +358,20 @@ def test_T19_T20_T21_an_early_end_before_the_first_file_is_no_more_than_that(lea
         assert site.server.events("conn.close")[before]["reason"] == "TRUNCATED", sent
 
 
+def test_T19_a_cut_is_told_from_an_end_in_order(site: Site) -> None:
+    """Neither is a success. But only whoever has the keys can end a session in order, so the log says which it was."""
+    said = {
+        stranger.leave_in_order: "the connection ended in the middle of a file",
+        stranger.leave_without_a_word: "the connection was cut: it ended without a goodbye",
+    }
+    for leave, detail in said.items():
+        before = len(site.server.events("file.abort"))
+        tls = site.session()
+        tls.sendall(cuts(f"cut {leave.__name__}", 100)["in the content"])
+        leave(tls)
+        assert site.server.wait_for("file.abort", before + 1)["detail"] == detail
+
+
 @pytest.mark.parametrize("leave", WAYS_TO_LEAVE)
 def test_F03_of_three_files_announced_the_two_that_came_are_stored_and_in_the_log(leave: Leave, site: Site) -> None:
     """No answer was read, and after a FIN without a word none can be sent: the log has to know all the same."""

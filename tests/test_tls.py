@@ -16,6 +16,7 @@ import threading
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -268,6 +269,23 @@ def test_T19_T20_T21_success_is_only_what_was_acknowledged(
         assert listener.count == 1, f"tried again after the login was accepted ({point})"
 
 
+def test_T19_T21_the_client_tells_a_cut_from_an_end_in_order(place: Lab, authority: Pair, tmp_path: Path) -> None:
+    """Neither is a success. But only the server itself can end a session in order: a user is told which it was."""
+    said = {"T19-fin": "the connection was cut", "T21-close": "the server ended the session before it answered"}
+    for way, message in said.items():
+
+        def answer(connection: ssl.SSLSocket, received: list[bytes], way: str = way) -> None:
+            received.append(read_exactly(connection, len(LOGIN)))
+            connection.sendall(framing.ACCEPTED)
+            received.append(read_exactly(connection, framing.COUNT_SIZE + framing.HEADER_SIZE + 1000 + 32))
+            ENDS[way](connection)
+
+        with TlsListener(make_leaf(authority).context(tmp_path, ALPN), answer) as listener:
+            result = send_to(place, listener.port)
+        assert result.returncode == 6, result.stderr
+        assert message in result.stderr
+
+
 def test_an_answer_that_means_nothing_is_an_error(place: Lab, authority: Pair, tmp_path: Path) -> None:
     for accepted, answered in ((b"\x07", b""), (framing.ACCEPTED, b"\x07")):
 
@@ -384,6 +402,33 @@ def test_T02_sslyze_finds_the_server_compliant_with_the_modern_profile(place: La
     assert f"localhost:{server.port}: OK - Compliant" in result.stdout
     accepted = {line.split()[0] for line in result.stdout.splitlines() if " TLS_" in line and " ECDH" in line}
     assert accepted == {"TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256"}
+
+
+@pytest.mark.debian
+@pytest.mark.skipif(not shutil.which("sslscan"), reason="needs sslscan")
+def test_T03_sslscan_finds_tls_13_alone_and_nothing_weak(place: Lab, server: Server) -> None:
+    """A second scanner, which speaks the old versions itself. (That it does not know the CA is as it should be.)"""
+    result = subprocess.run(
+        ["sslscan", "--xml=-", f"localhost:{server.port}"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = ET.fromstring(result.stdout)  # noqa: S314 - sslscan wrote it
+    protocols = {each.get("type", "") + each.get("version", ""): each.get("enabled") for each in found.iter("protocol")}
+    assert protocols.pop("tls1.3") == "1"
+    assert len(protocols) == 5  # SSL 2 and 3, TLS 1.0 to 1.2
+    assert set(protocols.values()) == {"0"}
+    ciphers = {(each.get("sslversion"), each.get("cipher")) for each in found.iter("cipher")}
+    suites = ("TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256")
+    assert ciphers == {("TLSv1.3", suite) for suite in suites}
+    assert {each.get("strength") for each in found.iter("cipher")} <= {"acceptable", "strong"}
+    assert {each.get("name") for each in found.iter("group")} <= {"x25519", "secp256r1", "X25519MLKEM768"}
+    assert [each.get("supported") for each in found.iter("renegotiation")] == ["0"]
+    assert {each.get("supported", "0") for each in found.iter("compression")} <= {"0"}
+    assert {each.get("vulnerable") for each in found.iter("heartbleed")} == {"0"}
+    assert {each.findtext("signature-algorithm") for each in found.iter("certificate")} == {"ecdsa-with-SHA256"}
+    assert {each.findtext("self-signed") for each in found.iter("certificate")} == {"false"}
+    assert {each.findtext("expired") for each in found.iter("certificate")} == {"false"}
+    assert {each.get("curve_name") for each in found.iter("pk")} == {"prime256v1"}
 
 
 @pytest.mark.parametrize("protocols", [(), ("http/1.1",), ("securexfer/9",)])

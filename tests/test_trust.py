@@ -85,10 +85,12 @@ def test_K13_the_right_fingerprint_is_saved_and_enough_to_send(fresh: Lab, serve
 
 
 def test_K13_a_wrong_fingerprint_is_refused_and_nothing_is_saved(fresh: Lab, server: Server) -> None:
-    for arguments in (["--ca-fingerprint", WRONG], ["--ca-fingerprint", WRONG, "--ca", str(fresh.ca)]):
-        result = fresh.run("trust", f"localhost:{server.port}", *arguments)
+    right = pin(fresh)
+    nearly = right[:-1] + ("0" if right[-1] != "0" else "1")
+    for wrong, more in ((WRONG, []), (WRONG, ["--ca", str(fresh.ca)]), (nearly, []), (nearly[::-1], [])):
+        result = fresh.run("trust", f"localhost:{server.port}", "--ca-fingerprint", wrong, *more)
         assert result.returncode == 3
-        assert f"no certificate has the fingerprint {WRONG}; found: {pin(fresh)}" in result.stderr
+        assert f"no certificate has the fingerprint {wrong}; found: {right}" in result.stderr
     assert not saved(fresh)
     assert send_trusting(fresh, server.port).returncode == 3
 

