@@ -20,20 +20,8 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from hostile import (
-    DAY,
-    HOST,
-    Listener,
-    Pair,
-    TlsListener,
-    answer_all,
-    make_ca,
-    make_leaf,
-    read_all,
-    read_exactly,
-    reset,
-    signed_with_sha1,
-)
+from hostile.certificates import DAY, Pair, make_ca, make_leaf, signed_with_sha1
+from hostile.listeners import HOST, Listener, TlsListener, answer_all, read_all, read_exactly, reset
 from lab import PASSWORD, Lab, Server
 
 from securexfer.net.tls import client_context
