@@ -63,6 +63,7 @@ class Oracles:
         self._open: Counter[int] = Counter()
         self._quiet: set[str] = set()  # sources that the log has left lines out of
         self._case_connections = 0
+        self._spoiled = False
         self.outside = plant_sentinels(lab.home / "outside")
         self._outside_before = snapshot(self.outside, lab.home / "certs")
         self.honest_transfer()
@@ -72,7 +73,12 @@ class Oracles:
         forget_peak(server.process.pid)
 
     def check(self, told: dict[str, bytes] | None = None) -> None:
-        """Hold all seven. `told` is what a client was told is stored in this case: USER/NAME and content."""
+        """Hold all seven. `told` is what a client was told is stored in this case: USER/NAME and content.
+
+        After one was red, the server is not what it was: all later cases fail at once.
+        """
+        assert not self._spoiled, "an earlier case has spoiled this server"
+        self._spoiled = True
         self.same_process()
         self.log_is_whole()
         self.inbox_is_what_was_acknowledged(told or {})
@@ -80,6 +86,7 @@ class Oracles:
         self.nothing_is_held()
         self.memory_is_bounded()
         self.honest_transfer()
+        self._spoiled = False
 
     # -- O1 ------------------------------------------------------------------------------------------------------
 
