@@ -168,7 +168,8 @@ class Detour(Way):
     def _pass(self, stream: Stream, data: bytes) -> None:
         stream.put(data)
         if self._rate and stream.direction == UP:
-            stream.not_before = time.monotonic() + len(data) / self._rate
+            # What a late turn has cost is made up for, so that the rate is what it says.
+            stream.not_before = max(stream.not_before, time.monotonic() - 0.2) + len(data) / self._rate
 
 
 # -- what can happen ---------------------------------------------------------------------------------------------

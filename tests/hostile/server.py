@@ -230,6 +230,20 @@ def _after_the_first(end: Callable[[Session], None]) -> Callable[[Session], None
     return answer
 
 
+def takes_it_all_and_ends_without_an_answer(session: Session) -> None:
+    for _ in range(_to_the_files(session)):
+        session.file()
+    by_close_notify(session)
+
+
+def ends_owing_the_last_answer(session: Session) -> None:
+    for number in range(_to_the_files(session)):
+        session.file()
+        if number == 0 and session.number == 1:
+            session.say(YES)
+    by_close_notify(session)
+
+
 def by_close_notify(session: Session) -> None:
     with contextlib.suppress(OSError):
         session.tls.unwrap()
@@ -288,6 +302,8 @@ ANSWERS = {
     "answers for all when it has one": Expected(answers_for_all_when_it_has_one, 7),
     "never reads": Expected(never_reads, 75, faster=60),
     "never answers": Expected(never_answers, 75, faster=60),
+    "takes it all and ends without an answer": Expected(takes_it_all_and_ends_without_an_answer, 6),
+    "ends owing the last answer": Expected(ends_owing_the_last_answer, 7),
     "ends by close_notify": Expected(_after_the_first(by_close_notify), 7),
     "ends by FIN": Expected(_after_the_first(by_fin), 7),
     "ends by RST": Expected(_after_the_first(by_reset), 7),
