@@ -14,7 +14,14 @@ ACCEPTED = b"\x01"
 Tls = ssl.SSLSocket
 
 
-def connect(port: int, ca_file: str, host: str = "localhost", source: str = "", alpn: str = "securexfer/1") -> Tls:
+def connect(
+    port: int,
+    ca_file: str,
+    host: str = "localhost",
+    source: str = "",
+    alpn: str = "securexfer/1",
+    timeout: float = 30,
+) -> Tls:
     """Return a TLS connection to a server that the CA vouches for under this name (sections 2 and 15)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the certificate and the name
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -22,7 +29,7 @@ def connect(port: int, ca_file: str, host: str = "localhost", source: str = "", 
     context.load_verify_locations(ca_file)
     context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # set by some builds; see below
     context.set_alpn_protocols([alpn])
-    plain = socket.create_connection((host, port), timeout=30, source_address=(source, 0) if source else None)
+    plain = socket.create_connection((host, port), timeout, source_address=(source, 0) if source else None)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # An end without close_notify has to be an error, not an end (section 9).
     return context.wrap_socket(plain, server_hostname=host, suppress_ragged_eofs=False)

@@ -102,7 +102,9 @@ FAULTS = {
     "linkat ENOSPC": ("linkat:error=ENOSPC:when=1", "ana", "NOSPACE"),
     "linkat EROFS": ("linkat:error=EROFS:when=1", "ana", "IO"),
     "fsync of the directory EIO": ("fsync:error=EIO:when=1", "ana", "IO"),
-    "fsync of the directory ENOSPC": ("fsync:error=ENOSPC:when=1", "ana", "IO"),
+    "fsync of the directory ENOSPC": ("fsync:error=ENOSPC:when=1", "ana", "NOSPACE"),
+    "write ENOSPC": ("write:error=ENOSPC:when=1", f"{STAGING}/{FIRST}", "NOSPACE"),
+    "linkat EACCES": ("linkat:error=EACCES:when=1", "ana", "IO"),
     "close EIO": ("close:error=EIO:when=1", f"{STAGING}/{FIRST}", None),
 }
 
@@ -129,6 +131,23 @@ def test_D01_D06_D07_a_call_that_fails_once_costs_one_file(lab: Lab, log_in: Log
     rejected = server.events("file.reject")
     assert [(event["name"], event["reason"]) for event in rejected] == ([("x", reason)] if reason else [])
     assert all(fault.rsplit(maxsplit=1)[-1] in event["detail"] for event in rejected)
+
+
+@needs_strace
+@pytest.mark.parametrize("error", ["EACCES", "EROFS", "ENOSPC"])
+def test_D06_a_file_that_cannot_be_begun_costs_itself_alone(
+    lab: Lab, log_in: LogIn, traced: Traced, error: str
+) -> None:
+    # The first in each thread passes: in the main thread, that is the rehearsal when the server starts.
+    inject = f"inject=openat:error={error}:when=2"
+    server, _ = traced("-P", str(lab.inbox / STAGING), "-e", "trace=openat", "-e", inject)
+    tls = log_in(server, 3)
+    assert [send(tls, name, b"1") for name in ("a", "x", "y")] == [b"\x01", b"\x00", b"\x01"]
+    assert lab.stored() == {"a": b"1", "y": b"1"}
+    assert server.stop() == 0
+    (rejected,) = server.events("file.reject")
+    assert (rejected["name"], rejected["reason"]) == ("x", "NOSPACE" if error == "ENOSPC" else "IO")
+    assert error in rejected["detail"]
 
 
 @needs_strace
@@ -400,6 +419,31 @@ def test_kill_9_just_before_each_step_of_a_commit(lab: Lab, log_in: LogIn, trace
     tls = log_in(again, len(names))
     assert [send(tls, name, content_of(name)) for name in names] == [stranger.ACCEPTED] * len(names)
     assert lab.stored() == {name: content_of(name) for name in names}
+
+
+# -- the log ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fate", ["deleted", "moved"])
+def test_D13_a_log_that_is_deleted_or_moved_holds_nobody_up(lab: Lab, log_in: LogIn, fate: str) -> None:
+    """As `rm` and logrotate do it: the server writes on into the file that it has, wherever that is now."""
+    server = lab.serve()
+    tls = log_in(server, 200)
+    assert send(tls, "before", b"1") == stranger.ACCEPTED
+    moved = server.log_path.rename(lab.home / "moved.log")
+    if fate == "deleted":
+        moved.unlink()
+    tls.sendall(b"".join(stranger.file(str(number), b"1") for number in range(199)))
+    assert stranger.answers(tls, 199) == stranger.ACCEPTED * 199
+    assert stranger.rest(tls) == b""
+    tls.close()
+    server.process.terminate()
+    assert server.process.wait(10) == 0
+    assert len(lab.stored()) == 200
+    if fate == "moved":
+        server.log_path = moved
+        assert len(server.events("file.ok")) == 200
+        assert server.events("server.stop")
 
 
 # -- the same name, the same file ------------------------------------------------------------------------------

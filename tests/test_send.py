@@ -17,7 +17,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hostile import HOST, Detour, TlsListener, answer_all, make_ca, make_leaf
+from hostile.certificates import make_ca, make_leaf
+from hostile.chaos import Detour
+from hostile.listeners import HOST, TlsListener, answer_all
 from lab import PASSWORD, SECUREXFER, Lab, Server, environment
 
 from securexfer import client

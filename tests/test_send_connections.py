@@ -15,7 +15,8 @@ import warnings
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile import HOST, Listener, TlsListener, answer_all, make_ca, make_leaf, read_exactly, refuse, reset
+from hostile.certificates import make_ca, make_leaf
+from hostile.listeners import HOST, Listener, TlsListener, answer_all, read_exactly, refuse, reset
 from lab import SECUREXFER, Lab, environment
 
 from securexfer import client

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hostile import Detour
+from hostile.chaos import Detour
 from lab import PASSWORD, SECUREXFER, Lab, Server, environment
 from terminals import Terminal
 

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile import Detour
+from hostile.chaos import Detour
 from lab import SECUREXFER, Lab, Server, environment
 
 if TYPE_CHECKING:

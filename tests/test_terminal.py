@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile import Detour
+from hostile.chaos import Detour
 from lab import SECUREXFER, Lab, Server, environment
 from terminals import Terminal
 

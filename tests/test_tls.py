@@ -12,29 +12,19 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+import lab as lab_module
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from hostile import (
-    DAY,
-    HOST,
-    Listener,
-    Pair,
-    TlsListener,
-    answer_all,
-    make_ca,
-    make_leaf,
-    read_all,
-    read_exactly,
-    reset,
-    signed_with_sha1,
-)
+from hostile.certificates import DAY, Pair, make_ca, make_leaf, signed_with_sha1
+from hostile.listeners import HOST, Listener, TlsListener, answer_all, read_all, read_exactly, reset
 from lab import PASSWORD, Lab, Server, fresh_source
 
 from securexfer.net.tls import client_context
@@ -216,6 +206,39 @@ def test_T17_a_certified_server_that_speaks_something_else(
     assert "is certified, but did not agree to speak securexfer/1" in result.stderr
     assert listener.received == []
     assert listener.count == 1
+
+
+NEWER = f"""#!{sys.executable}
+from securexfer import client
+client.PROTOCOLS = ("securexfer/9",)
+from securexfer.cli import main
+main()
+"""
+
+
+def test_F14_a_newer_client_and_this_server_part_without_a_byte(
+    place: Lab, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client says what it speaks, and that the other side does not; neither falls back to anything."""
+    before, logins = len(server.events("tls.fail")), len(server.events("auth.ok"))
+    newer = tmp_path / "newer"
+    newer.write_text(NEWER)
+    newer.chmod(0o700)
+    monkeypatch.setattr(lab_module, "SECUREXFER", str(newer))
+    result = place.send(server, place.home / "file")
+    assert result.returncode == 3
+    assert "did not agree to speak securexfer/9" in result.stderr
+    assert "securexfer --version" in result.stderr
+    assert failures(server, before) == ["alpn"]
+    assert len(server.events("auth.ok")) == logins
+
+
+def test_F14_a_client_of_both_protocols_speaks_the_one_in_common(place: Lab, server: Server) -> None:
+    """Which one was chosen is part of the handshake, so nobody in between can choose for them."""
+    with open_session(place, server, client(place, ("securexfer/9", ALPN))) as connection:
+        assert connection.selected_alpn_protocol() == ALPN
+        connection.sendall(LOGIN)
+        assert connection.recv(1) == framing.ACCEPTED
 
 
 # -- the client towards a server that ends too early -----------------------------------------------------------------

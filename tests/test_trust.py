@@ -13,7 +13,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from hostile import HOST, Listener, TlsListener, answer_all, make_ca, make_leaf
+from hostile.certificates import make_ca, make_leaf
+from hostile.listeners import HOST, Listener, TlsListener, answer_all
 from lab import SECUREXFER, Lab, Server, environment
 from terminals import Terminal
 

@@ -7,6 +7,7 @@ it, because a header sent by itself would be a TLS record by itself.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import threading
 import time
@@ -78,7 +79,7 @@ class Parallel:
     """Does `work` on pieces, in order, in a thread of its own, a few pieces behind whoever hands them over.
 
     Used as a context. Leaving it in order waits for the work; what went wrong in the thread is raised by the next
-    `hand_over`, or there.
+    `hand_over`, or there. Where no thread is to be had, `hand_over` does the work itself.
     """
 
     def __init__(self, work: Callable[[memoryview], None]) -> None:
@@ -92,6 +93,9 @@ class Parallel:
 
     def hand_over(self, piece: memoryview) -> None:
         """Have the work done on a piece, which must stay as it is until two more have been handed over."""
+        if not self._thread.ident:
+            self._work(piece)
+            return
         self._room.get()
         if self._error:
             self._room.put(None)
@@ -99,12 +103,15 @@ class Parallel:
         self._pieces.put(piece)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        with contextlib.suppress(RuntimeError):  # the system has no more threads, or no memory for one
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if not self._thread.ident:
+            return
         self._pieces.put(None)
         self._thread.join()
         if self._error and error is None:

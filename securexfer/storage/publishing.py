@@ -16,7 +16,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from securexfer.errors import SecurexferError, StorageFailedError, UnsafeNameError
+from securexfer.errors import NoSpaceError, SecurexferError, StorageFailedError, UnsafeNameError
 from securexfer.names import Name, show
 from securexfer.storage import directories
 from securexfer.storage.base import Committed, OnConflict, Outcome
@@ -149,7 +149,7 @@ class UserStorage:
 
     def _withdraw(
         self, staging: LocalStaging, result: Committed, handles: directories.Handles, failure: str
-    ) -> StorageFailedError:
+    ) -> SecurexferError:
         """Take back a file whose directory may not be on disk: not acknowledged, so not visible either."""
         if result.outcome in {Outcome.STORED, Outcome.RENAMED}:
             last, directory = result.stored_as.parts[-1], handles.parent(result.stored_as)
@@ -157,7 +157,8 @@ class UserStorage:
                 if staging.is_published_as(last, directory):  # another session may have replaced it
                     os.unlink(last, dir_fd=directory)
                     staging.added = 0
-        return StorageFailedError(
+        full = failure in {"ENOSPC", "EDQUOT"}
+        return (NoSpaceError if full else StorageFailedError)(
             f"{show(str(result.stored_as))!r} was not stored: its directory's sync gave {failure}"
         )
 

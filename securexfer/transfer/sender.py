@@ -130,6 +130,7 @@ class Sender:
         self._connection = connection
         self._items = items
         self._watcher = watcher
+        self._complete = 0  # files handed over with their trailers, so that there can be a good answer
         self._answered = 0
         self._unheard = 0  # bytes sent since we last listened
         self._ended = False
@@ -145,6 +146,7 @@ class Sender:
             self._buffer.append(framing.encode_count(len(self._items)))
             for item in self._items:
                 self._send_file(item)
+                self._complete += 1
             self._buffer.flush()
         except TruncatedError:
             self.listen()  # the receiver may have said why before it left
@@ -232,6 +234,8 @@ class Sender:
             item = self._items[self._answered]
             if bytes([answer]) not in {framing.ACCEPTED, framing.REFUSED}:
                 raise ProtocolError(f"the server answered {answer:#04x} for {show(item.name)!r}, which means nothing")
+            if bytes([answer]) == framing.ACCEPTED and self._answered == self._complete:
+                raise ProtocolError(f"the server said that it stored {show(item.name)!r} before it had all of it")
             self._answered += 1
             if item.error is None and bytes([answer]) == framing.ACCEPTED:
                 item.stored = True
