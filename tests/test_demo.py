@@ -66,12 +66,13 @@ class Demo:
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
+                arguments = process.joinpath("cmdline").read_bytes().split(b"\0")
+                if arguments == [b""] or (command and command.encode() not in arguments):
+                    continue  # it has ended, or is another
                 if f"\nPPid:\t{self.process.pid}\n" in process.joinpath("status").read_text() or str(
                     process.joinpath("cwd").readlink()
                 ).startswith(str(self.temporary)):
-                    arguments = process.joinpath("cmdline").read_bytes().split(b"\0")
-                    if not command or command.encode() in arguments:
-                        found.append(int(process.name))
+                    found.append(int(process.name))
         return found
 
     def wait_for(self, command: str) -> int:

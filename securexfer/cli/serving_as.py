@@ -43,7 +43,7 @@ def become(user: ServiceUser | None, certs: Path, users: Path, inbox: Path) -> l
             )
     elif os.geteuid() == 0:
         told.append(
-            "serve runs as root: whoever breaks into it has this whole machine, and files are stored as root's. "
+            "serve runs as root: whoever breaks into it has this whole machine, and what it stores belongs to root. "
             "Give it a user of its own: securexfer serve --run-as USER"
         )
     privileges.forbid_dumps()
