@@ -21,6 +21,7 @@ from securexfer.errors import (
     PeerTimeoutError,
     ProtocolError,
     SecurexferError,
+    SessionEndedError,
     TruncatedError,
     UnreachableError,
     UnsafeNameError,
@@ -142,7 +143,7 @@ def send(
         connection = _log_in(target, context, user, message, watcher)
         try:
             _run(connection, left, watcher)
-        except TruncatedError:
+        except SessionEndedError:
             if all(item.open for item in left):
                 raise
         finally:

@@ -149,6 +149,10 @@ class TruncatedError(IntegrityError):
     reason = "TRUNCATED"
 
 
+class SessionEndedError(TruncatedError):
+    """The server has had enough of this session, and ended it in order: send the rest again."""
+
+
 # -- 75: try again later -----------------------------------------------------------------------------------
 
 

@@ -792,7 +792,7 @@ def test_F16_a_trickle_is_ended_in_every_phase(
     assert (closed["reason"], [event["reason"] for event in server.events("tls.fail")]) == (
         ("tls", ["timeout"]) if phase == "handshake" else ("TIMEOUT", [])
     )
-    aborted = {"header": ["SHORT-COUNT"], "payload": ["TIMEOUT"], "trailer": ["TIMEOUT"]}.get(phase, [])
+    aborted = {"header": ["TIMEOUT"], "payload": ["TIMEOUT"], "trailer": ["TIMEOUT"]}.get(phase, [])
     assert [event["reason"] for event in server.events("file.abort")] == aborted
     assert honest_transfer(log_in, server) < 2
     assert lab.stored() == {"honest": bytes(MIB)}

@@ -119,16 +119,21 @@ class Receiver:
     def _receive_header(self, number: int, count: int) -> framing.FileHeader:
         """Wait for the next file, but not while the server stops: between two files nothing is lost by ending."""
         deadline = self._idle_deadline()
+        reason = SHORT_COUNT
         try:
-            while not self._stopping():
-                if self._connection.has_input(_STOP_SECONDS) or time.monotonic() > deadline:
-                    return framing.FileHeader.decode(self._connection.receive(framing.HEADER_SIZE, deadline))
+            ready = False
+            while not ready and time.monotonic() < deadline:
+                if self._stopping():
+                    raise ShuttingDownError("the server is being shut down")
+                ready = self._connection.has_input(_STOP_SECONDS)
+            begun = self._connection.receive(1, deadline)
+            reason = ""
+            return framing.FileHeader.decode(begun + self._connection.receive(framing.HEADER_SIZE - 1, deadline))
         except _ENDS_SESSION as error:
             missing = framing.FileHeader(b"", 0)
             detail = f"{number} of {count} files came; {error.message}"
-            self._abort(_Arrival(missing, time.monotonic()), SHORT_COUNT, detail)
+            self._abort(_Arrival(missing, time.monotonic()), reason or error.reason, detail)
             raise
-        raise ShuttingDownError("the server is being shut down")
 
     def _receive_file(self, header: framing.FileHeader) -> None:
         arrival = _Arrival(header, time.monotonic())

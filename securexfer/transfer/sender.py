@@ -19,6 +19,7 @@ from securexfer.errors import (
     ProtocolError,
     RefusedError,
     SecurexferError,
+    SessionEndedError,
     SourceError,
     TruncatedError,
 )
@@ -134,13 +135,15 @@ class Sender:
         self._answered = 0
         self._unheard = 0  # bytes sent since we last listened
         self._ended = False
+        self._ended_in_order = False
         self._answers = memoryview(bytearray(4096))
         self._buffer = Buffer(self._send)
 
     def run(self) -> None:
         """Send all files and wait for all answers; raise TruncatedError or PeerTimeoutError for a session cut short.
 
-        What the receiver acknowledged until then stands in the items, and what went wrong with single files.
+        (SessionEndedError, if it was the receiver who ended it, in order.) What the receiver acknowledged until then
+        stands in the items, and what went wrong with single files.
         """
         try:
             self._buffer.append(framing.encode_count(len(self._items)))
@@ -148,15 +151,17 @@ class Sender:
                 self._send_file(item)
                 self._complete += 1
             self._buffer.flush()
-        except TruncatedError:
-            self.listen()  # the receiver may have said why before it left
+        except TruncatedError as error:
+            self.listen()  # the receiver may have answered before it left
+            if self._ended_in_order:
+                raise SessionEndedError("the server ended the session before all files were sent") from error
             raise
         while self._answered < len(self._items):
             left = sum(item.size for item in self._items[self._answered :])
             deadline = time.monotonic() + ANSWER_SECONDS + left / ANSWER_RATE
             count = self._connection.receive_into(self._answers, deadline)
             if not count:
-                raise TruncatedError("the server ended the session before it answered for every file")
+                raise SessionEndedError("the server ended the session before it answered for every file")
             self._take(count)
 
     def listen(self) -> None:
@@ -165,10 +170,11 @@ class Sender:
             try:
                 count = self._connection.try_receive_into(self._answers)
             except TruncatedError:
-                count = 0
+                self._ended = True
+                return
             if count is None:
                 return
-            self._ended = not count
+            self._ended = self._ended_in_order = not count
             self._take(count)
 
     def _send_file(self, item: Item) -> None:
@@ -224,7 +230,7 @@ class Sender:
         self._unheard = 0
         self.listen()
         if self._ended:
-            raise TruncatedError("the server ended the session before all files were sent")
+            raise TruncatedError("the connection was cut before all files were sent")
 
     def _take(self, count: int) -> None:
         """Note `count` answers. What comes after the last one is no answer and is ignored."""

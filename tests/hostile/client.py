@@ -210,9 +210,9 @@ FIELDS: dict[str, tuple[int, str, str]] = {  # bytes, reason in it, reason after
     "user": (128, "", ""),
     "password": (128, "", ""),
     "count": (4, "", "SHORT-COUNT"),
-    "first file": (len(GOOD), "SHORT-COUNT", "SHORT-COUNT"),  # its middle lies in its header
-    "name": (128, "SHORT-COUNT", "SHORT-COUNT"),
-    "size": (8, "SHORT-COUNT", "TRUNCATED"),
+    "first file": (len(GOOD), "TRUNCATED", "SHORT-COUNT"),  # its middle lies in its header
+    "name": (128, "TRUNCATED", "TRUNCATED"),
+    "size": (8, "TRUNCATED", "TRUNCATED"),
     "content": (8000, "TRUNCATED", "TRUNCATED"),
     "digest": (32, "TRUNCATED", ""),
 }
