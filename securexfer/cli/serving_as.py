@@ -51,9 +51,10 @@ def become(user: ServiceUser | None, certs: Path, users: Path, inbox: Path) -> l
 
 
 def warn(notices: list[PrivilegeNotice], log: Log) -> None:
-    """Tell what `become` returned: the person who starts the server, and whoever reads its log."""
+    """Tell what `become` returned: the person who starts the server, then, on lines of its own, the log's reader."""
     for notice in notices:
         note(f"WARNING: {notice.detail}")
+    for notice in notices:
         log.write(notice)
 
 
