@@ -223,7 +223,9 @@ def parse_log(data: bytes, secrets: tuple[str, ...]) -> list[dict[str, Any]]:
     for line in text.splitlines():
         if not line.startswith("{"):
             assert not events, f"O6: a line of the log is not JSON: {line!r}"
-            assert line.startswith((" ", "Listening", "Files", "On another", "WARNING: serve runs as root")), f"O6: a line is not JSON: {line!r}"
+            assert line.startswith((" ", "Listening", "Files", "On another", "WARNING: serve runs as root")), (
+                f"O6: a line is not JSON: {line!r}"
+            )
             continue
         try:
             events.append(json.loads(line))
