@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 from lab import Lab
 
+from securexfer.accounts.guessing import FREE_FAILURES, LONGEST_WAIT, GuessLimits
+from securexfer.accounts.logins import WAITING
+from securexfer.cli.floodgate import ALL_LINES, ALL_RATE, SOURCE_LINES
+from securexfer.server import Limits
+
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "SECURITY.md").read_text()
 NAMED = sorted(set(re.findall(r"`(test_[A-Za-z0-9_]+)`", PAGE)))
@@ -24,9 +29,48 @@ def stands_for(test: str, named: str) -> bool:
     return row in re.findall(r"[A-Z][0-9]{2}", test)
 
 
-def test_the_page_opens_with_the_table() -> None:
-    assert PAGE.index("| promise | held by |") < PAGE.index("## Threat model")
-    assert len(NAMED) >= 40
+def test_O09_the_page_opens_with_the_promises_and_says_the_rest() -> None:
+    parts = (
+        "## Promises",
+        "| promise | held by |",
+        "## Threat model",
+        "## Not promised",
+        "## Known limits",
+        "## By platform",
+    )
+    found = [PAGE.index(part) for part in (*parts, "## Reporting")]
+    assert found == sorted(found)
+    assert len(NAMED) >= 90
+    assert "three working days" in PAGE
+
+
+def test_O09_the_numbers_on_the_page_are_those_of_the_code() -> None:
+    limits, guesses = Limits(), GuessLimits()
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", PAGE, re.MULTILINE))
+    first = rows["connections without a login, in all / from one source"]
+    assert first.startswith(f"{limits.handshakes} / {limits.handshakes_per_source};")
+    assert rows["handshake; login (the client's silence)"].startswith(
+        f"{limits.handshake_seconds:.0f} s; {limits.login_seconds:.0f} s"
+    )
+    assert rows["logins verified at once / waiting"].startswith(f"one a core / {WAITING};")
+    assert (
+        rows["failures in a row before the first wait; the waits"]
+        == f"{FREE_FAILURES}; 1, 2, 4 ... {LONGEST_WAIT:.0f} s"
+    )
+    assert rows["failures in a row, of strangers to an account"].startswith(f"{guesses.failures},")
+    assert rows["failures a minute of one source, over all accounts"] == f"{guesses.source_failures}"
+    assert rows["sessions, in all / of one user"] == f"{limits.sessions} / {limits.sessions_per_user}"
+    assert rows["silence in a session; slowest rate after 30 s"].startswith(f"{limits.idle_seconds:.0f} s; 1 KiB/s")
+    assert limits.minimum_rate == 1024
+    assert rows["lines of the log about connections without a login"].startswith(
+        f"{SOURCE_LINES}, then one a second of one source; {ALL_LINES}, then {ALL_RATE:.0f} a second in all"
+    )
+    day, tries, now = 24 * 60 * 60, FREE_FAILURES, 0.0
+    while (now := now + min(LONGEST_WAIT, 2.0 ** (tries - FREE_FAILURES))) <= day:
+        tries += 1
+    assert f"an address that the account knows: at most {tries}." in PAGE
+    spoken = f"{guesses.source_failures * day // 60 // 2 + guesses.source_failures // 2:,}".replace(",", " ")
+    assert f"at most\n  {spoken}." in PAGE
 
 
 def test_K11_a_stolen_server_key_is_good_until_a_new_ca_as_the_page_says(lab: Lab, tmp_path: Path) -> None:
