@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 USER = "nobody"  # every system has this user, with little of its own
 RUN_AS = ("--run-as", USER)
-AS_USER = ("setpriv", "--reuid", USER, "--regid", str(os.getgid()), "--clear-groups")
+AS_USER = ("setpriv", "--reuid", USER, "--regid", str(pwd.getpwnam(USER).pw_gid), "--clear-groups")
 root_only = pytest.mark.root
 
 
@@ -564,6 +564,8 @@ def test_P19_what_is_stored_is_out_of_reach_of_other_users(place: Lab, tmp_path:
 def test_O10_another_process_of_the_user_cannot_look_into_the_server(place: Lab) -> None:
     server = place.serve(*RUN_AS)
     with subprocess.Popen([*AS_USER, "sleep", "60"]) as other:
+        while not Path(f"/proc/{other.pid}/cmdline").read_bytes().startswith(b"sleep"):  # until then it was root's
+            assert other.poll() is None
         for pid, readable in ((other.pid, True), (server.process.pid, False)):
             done = subprocess.run([*AS_USER, "cat", f"/proc/{pid}/environ"], capture_output=True, check=False)
             assert (done.returncode == 0) == readable
