@@ -144,7 +144,7 @@ def test_A09_failures_elsewhere_never_delay_a_known_address(guessing: Guessing, 
 
 
 def test_A09_a_known_address_waits_for_its_own_failures_and_is_never_closed(guessing: Guessing, clock: Clock) -> None:
-    for _ in range(300):
+    for _ in range(1100):
         assert fail(guessing, "alice", HOME, KNOWN)
         clock.now += LONGEST_WAIT + 1
     assert succeed(guessing, "alice", HOME, KNOWN)

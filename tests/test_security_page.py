@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lab import Lab
 
-from securexfer.accounts.guessing import FREE_FAILURES, LONGEST_WAIT, GuessLimits
+from securexfer.accounts.guessing import FREE_FAILURES, LONGEST_WAIT, GuessLimits, wait_after
 from securexfer.accounts.logins import WAITING
 from securexfer.cli.floodgate import ALL_LINES, ALL_RATE, SOURCE_LINES
 from securexfer.server import Limits
@@ -66,7 +66,7 @@ def test_O09_the_numbers_on_the_page_are_those_of_the_code() -> None:
         f"{SOURCE_LINES}, then one a second of one source; {ALL_LINES}, then {ALL_RATE:.0f} a second in all"
     )
     day, tries, now = 24 * 60 * 60, FREE_FAILURES, 0.0
-    while (now := now + min(LONGEST_WAIT, 2.0 ** (tries - FREE_FAILURES))) <= day:
+    while (now := now + wait_after(tries)) <= day:
         tries += 1
     assert f"an address that the account knows: at most {tries}." in PAGE
     spoken = f"{guesses.source_failures * day // 60 // 2 + guesses.source_failures // 2:,}".replace(",", " ")

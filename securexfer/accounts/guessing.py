@@ -55,7 +55,14 @@ class _Count:
         """Return for how many seconds no guess is evaluated."""
         if self.failures < FREE_FAILURES:
             return 0.0
-        return self.last + min(LONGEST_WAIT, 2.0 ** (self.failures - FREE_FAILURES)) - now
+        return self.last + wait_after(self.failures) - now
+
+
+def wait_after(failures: int) -> float:
+    """Return the seconds to the next try after so many failures in a row, FREE_FAILURES or more."""
+    return min(
+        LONGEST_WAIT, 2.0 ** min(failures - FREE_FAILURES, 16)
+    )  # the exponent grows for as long as somebody likes
 
 
 class Guessing:
