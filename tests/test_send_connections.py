@@ -162,6 +162,38 @@ def test_C04_a_refused_login_is_never_tried_again(place: Lab, context: ssl.SSLCo
         assert listener.count == 3
 
 
+@pytest.mark.parametrize("cut", [True, False])
+def test_C04_what_is_left_is_sent_again_after_an_end_in_order_and_not_after_a_cut(
+    place: Lab, context: ssl.SSLContext, *, cut: bool
+) -> None:
+    """The server stores the first of two files, then leaves."""
+    (place.home / "second").write_bytes(b"what is left")
+
+    def answer(connection: ssl.SSLSocket, received: list[bytes]) -> None:
+        if received:
+            answer_all(connection, received)
+            return
+        received.append(read_exactly(connection, framing.LOGIN_SIZE))
+        connection.sendall(framing.ACCEPTED)
+        read_exactly(connection, framing.COUNT_SIZE + framing.HEADER_SIZE + 12 + framing.DIGEST_SIZE)
+        connection.sendall(framing.ACCEPTED)
+        if cut:
+            reset(connection)
+        else:
+            with contextlib.suppress(OSError):
+                connection.unwrap()
+
+    with TlsListener(context, answer) as listener:
+        program, verb, *rest = command(place, listener.port)
+        result = subprocess.run(
+            [program, verb, str(place.home / "second"), *rest],
+            capture_output=True, text=True, timeout=60, env=environment(), check=False,
+        )  # fmt: skip
+        assert listener.count == (1 if cut else 2)
+    # A reset may overtake the answer before it.
+    assert result.returncode in ({6, 7} if cut else {0}), result.stderr
+
+
 def test_C04_a_server_that_is_not_trusted_is_never_tried_again(
     place: Lab, context: ssl.SSLContext, tmp_path: Path
 ) -> None:

@@ -60,9 +60,8 @@ class _Count:
 
 def wait_after(failures: int) -> float:
     """Return the seconds to the next try after so many failures in a row, FREE_FAILURES or more."""
-    return min(
-        LONGEST_WAIT, 2.0 ** min(failures - FREE_FAILURES, 16)
-    )  # the exponent grows for as long as somebody likes
+    doublings = min(failures - FREE_FAILURES, 16)  # a known source may fail for ever, and a float has an end
+    return min(LONGEST_WAIT, 2.0**doublings)
 
 
 class Guessing:
