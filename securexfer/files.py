@@ -160,9 +160,12 @@ def _check_made_here(path: Path) -> None:
             )
 
 
-def check_not_shared(path: Path, what: str) -> None:
-    """Raise ConfigurationError if others can replace `what`, which the directory `path` holds."""
-    mode = path.stat().st_mode
+def check_not_shared(path: Path, what: str, mode: int | None = None) -> None:
+    """Raise ConfigurationError if others can replace `what`, which the directory `path` holds.
+
+    `mode` is the directory's, if the caller has looked already.
+    """
+    mode = path.stat().st_mode if mode is None else mode
     # In a sticky directory (/tmp) others can add entries but not replace ours.
     if mode & 0o022 and not mode & stat.S_ISVTX:
         raise ConfigurationError(

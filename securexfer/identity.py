@@ -62,7 +62,7 @@ class Identity:
         except SecurexferError as error:
             self._observe(KeyNotice(f"the certificate was not reloaded, the old one stays in use: {error}"))
             return
-        if before.not_after != self.certificate.not_after:
+        if before.serial != self.certificate.serial:
             self._warned = None
             self._observe(KeyNotice(f"the certificate was reloaded; it ends on {self.certificate.not_after:%Y-%m-%d}"))
 

@@ -14,9 +14,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can import lab.py, whichever way they are collected
 
+import lab as lab_module
 from lab import PASSWORD, USERS, Lab
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
 
 
@@ -46,6 +48,31 @@ def lab(tmp_path: Path, lab_source: Path) -> Iterator[Lab]:
     made = Lab(tmp_path, lab_source)
     yield made
     made.close()
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have the lab's servers started by a program of ours, whose text is given."""
+
+    def put(text: str) -> None:
+        path = tmp_path / "program"
+        path.write_text(text)
+        path.chmod(0o700)
+        monkeypatch.setattr(lab_module, "SECUREXFER", str(path))
+
+    return put
+
+
+@pytest.fixture(scope="module")
+def context(place: Lab) -> ssl.SSLContext:
+    """Return what somebody else's server shows to a client that trusts `ca.pem` in the home of the module's lab."""
+    from hostile.certificates import make_ca, make_leaf
+
+    from securexfer.wire import framing
+
+    ca = make_ca()
+    (place.home / "ca.pem").write_bytes(ca.pem)
+    return make_leaf(ca).context(place.home, framing.ALPN)
 
 
 @pytest.fixture

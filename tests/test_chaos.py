@@ -158,6 +158,7 @@ def test_T25_a_way_on_which_nothing_moves_any_more_is_left_by_both_sides(site: S
     with ThreadPoolExecutor(len(STALLS)) as pool:
         ended = list(pool.map(stalled, STALLS))
     for directory, result, seconds in ended:
-        assert 5 < seconds < 60, directory
         assert result.returncode in {0, 6, 7, 75}, (directory, result.stderr)
+        # Not at once, unless all that a client waits for had come.
+        assert (0 if result.returncode == 0 else 5) < seconds < 60, directory
         site.check(directory, result)

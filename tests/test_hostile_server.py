@@ -13,12 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hostile.certificates import make_ca, make_leaf
 from hostile.listeners import HOST, Listener, TlsListener
 from hostile.server import ANSWERS, Session
 from lab import PASSWORD, SECUREXFER, Lab, environment
-
-from securexfer.wire import framing
 
 if TYPE_CHECKING:
     import socket
@@ -37,14 +34,6 @@ def place(tmp_path_factory: pytest.TempPathFactory, lab_source: Path) -> Iterato
     (made.home / "large").write_bytes(os.urandom(LARGE))
     yield made
     made.close()
-
-
-@pytest.fixture(scope="module")
-def context(place: Lab) -> ssl.SSLContext:
-    """What a server shows that the client is told to trust."""
-    ca = make_ca()
-    (place.home / "ca.pem").write_bytes(ca.pem)
-    return make_leaf(ca).context(place.home, framing.ALPN)
 
 
 class Sent:

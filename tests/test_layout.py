@@ -39,9 +39,10 @@ ONLY_IN = {
     "sqlalchemy": {"accounts"},
     "cryptography": {"certificates"},
     "typer": {"cli"},
+    "ctypes": {"privileges"},
     "rich": {"cli"},
 }
-NEVER_IMPORTED = {"random", "_random", "pickle", "_pickle", "marshal", "shelve", "_ssl", "ctypes"}
+NEVER_IMPORTED = {"random", "_random", "pickle", "_pickle", "marshal", "shelve", "_ssl"}
 NEVER_CALLED = {
     "eval",
     "exec",

@@ -43,14 +43,6 @@ def place(tmp_path_factory: pytest.TempPathFactory, lab_source: Path) -> Iterato
     made.close()
 
 
-@pytest.fixture(scope="module")
-def context(place: Lab) -> ssl.SSLContext:
-    """What a server shows that the client is told to trust."""
-    ca = make_ca()
-    (place.home / "ca.pem").write_bytes(ca.pem)
-    return make_leaf(ca).context(place.home, framing.ALPN)
-
-
 def command(place: Lab, port: int, host: str = HOST) -> list[str]:
     return [
         SECUREXFER, "send", str(place.home / "file"), f"ana@{host}:{port}", "--ca", str(place.home / "ca.pem"),

@@ -62,19 +62,6 @@ def log_in(connect: Callable[..., stranger.Tls]) -> Callable[..., stranger.Tls]:
 
 
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Have the lab's servers started by a program of ours, whose text is given."""
-
-    def put(text: str) -> None:
-        path = tmp_path / "program"
-        path.write_text(text)
-        path.chmod(0o700)
-        monkeypatch.setattr(lab_module, "SECUREXFER", str(path))
-
-    return put
-
-
-@pytest.fixture
 def hasty(program: Callable[[str], None]) -> None:
     """Make the servers impatient: the constants are minutes together, and what is tested is that they are kept."""
     program(f"""#!{sys.executable}

@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# Now, not at the first use: by then `serve --run-as` may be a user who cannot read where this is installed.
-import cryptography.hazmat.backends.openssl  # noqa: F401
+import cryptography.hazmat.backends.openssl  # noqa: F401 - before rights are given up that reading it may take
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -44,6 +43,7 @@ class ServerCertificate:
     ca_pem: Path
     certificate: Path
     key: Path
+    serial: int
     names: tuple[str, ...]
     not_before: datetime
     not_after: datetime
@@ -73,6 +73,7 @@ def describe(directory: Path) -> ServerCertificate:
         ca_pem=directory / CA_PEM,
         certificate=directory / SERVER_PEM,
         key=directory / SERVER_KEY,
+        serial=leaf.serial_number,
         names=names_in(leaf),
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,

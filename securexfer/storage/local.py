@@ -140,10 +140,10 @@ class Inbox:
 
     def _refuse_shared(self) -> None:
         """Raise ConfigurationError for a root that somebody else could change, or put another in the place of."""
-        found, above = os.fstat(self._root), self.path.absolute().parent
+        found, above = os.fstat(self._root), os.stat("..", dir_fd=self._root)
         quoted = shlex.quote(str(self.path))
         # Root takes also what belongs to the owner of the directory above, as with every other file (files.py).
-        if found.st_uid not in {os.geteuid(), 0, above.stat().st_uid if os.geteuid() == 0 else 0}:
+        if found.st_uid not in {os.geteuid(), 0, above.st_uid if os.geteuid() == 0 else 0}:
             raise ConfigurationError(
                 f"the inbox {self.path} belongs to another user (uid {found.st_uid})",
                 hint=f"chown -hR {os.geteuid()} {quoted}",
@@ -154,7 +154,7 @@ class Inbox:
                 f"others can change the inbox {self.path} (mode {stat.S_IMODE(found.st_mode):04o})",
                 hint=f"chmod {'o' if forbidden == 0o002 else 'go'}-w {quoted}",
             )
-        check_not_shared(above, "the inbox")
+        check_not_shared(self.path.absolute().parent, "the inbox", above.st_mode)
 
     def _lock(self) -> int:
         """Return the descriptor that keeps other servers out: a file's, as NFS locks only what is open for writing."""
