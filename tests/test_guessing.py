@@ -283,6 +283,10 @@ def test_A11_a_table_that_is_full_of_those_who_wait_takes_no_more(clock: Clock) 
     assert all(fail(guessing, "alice", ELSEWHERE) for _ in range(FREE_FAILURES - 1))
     assert not fail(guessing, "alice", ELSEWHERE)
     assert succeed(guessing, "alice", HOME, KNOWN)
+    clock.now += 86400 - 99 * 61  # a day after the last failure of the first of them
+    assert fail(guessing, "alice", ELSEWHERE)
+    assert all(fail(guessing, "bruno", ELSEWHERE) for _ in range(FREE_FAILURES - 1))
+    assert not fail(guessing, "bruno", ELSEWHERE), "there was room for one"
 
 
 def test_A11_so_is_a_table_full_of_sources_until_they_have_calmed_down(clock: Clock) -> None:

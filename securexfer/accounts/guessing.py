@@ -7,7 +7,7 @@
 * A stranger also has `source_failures` a minute over all accounts together.
 * An account that does not exist is treated like one that does.
 * A guess that is refused here is not evaluated: it counts for nothing and prolongs nothing.
-* When a table is full of what must not be forgotten, whoever is not in it is refused.
+* When a table is full of what must not be forgotten yet, whoever is not in it is refused.
 
 Sources are addresses, or networks of them (see `hosts.source_of`).
 """
@@ -32,6 +32,7 @@ FREE_FAILURES = 5  # in a row, before the first wait: a person who tries their t
 LONGEST_WAIT = 60.0  # seconds; the first is 1, and each is twice the one before
 # Of each table, some 5 MiB when full. A server that verifies 16 guesses a second needs hours to fill one.
 ENTRIES = 16_384
+FORGET_SECONDS = 86_400.0  # since its last failure: then an account that had to wait makes room, if there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,9 @@ class Guessing:
         if count.running and count.failures and count.failures + count.running >= FREE_FAILURES:
             raise _throttled("another one is being checked", count.failures)
         full = len(self._waiting) >= self._entries and _key(account, source, standing) not in self._waiting
-        if full and count.failures + count.running + 1 >= FREE_FAILURES:
+        if full and now - next(iter(self._waiting.values())).last > FORGET_SECONDS:
+            self._waiting.popitem(last=False)
+        elif full and count.failures + count.running + 1 >= FREE_FAILURES:
             raise ThrottledError("too many accounts are being guessed at")
 
     def _check_source(self, source: str, now: float) -> None:
