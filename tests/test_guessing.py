@@ -320,38 +320,53 @@ def accounts(tmp_path: Path) -> Iterator[Accounts]:
         yield made
 
 
+def note_failures(accounts: Accounts, **failures: int) -> None:
+    """Store so many failures of strangers as of now."""
+    accounts.keep_failures({name: (count, accounts.standing(name, "").epoch) for name, count in failures.items()})
+
+
+def stood(accounts: Accounts, name: str, source: str) -> tuple[bool, bool, int]:
+    found = accounts.standing(name, source)
+    return found.exists, found.known, found.failures
+
+
 def test_an_address_is_known_to_the_accounts_that_logged_in_from_it_alone(accounts: Accounts) -> None:
     accounts.remember("ana", HOME)
-    assert accounts.standing("ana", HOME) == Standing(exists=True, known=True)
-    assert accounts.standing("bruno", HOME) == accounts.standing("ana", ELSEWHERE) == Standing(exists=True)
+    assert stood(accounts, "ana", HOME) == (True, True, 0)
+    assert stood(accounts, "bruno", HOME) == stood(accounts, "ana", ELSEWHERE) == (True, False, 0)
     assert accounts.standing("nobody", HOME) == accounts.standing("../\udcff", HOME) == Standing()
 
 
 def test_a_new_password_makes_every_address_a_stranger_again(accounts: Accounts) -> None:
     accounts.remember("ana", HOME)
-    accounts.keep_failures({"ana": (7, 0), "bruno": (3, 0), "nobody": (9, 0)})
-    assert accounts.standing("ana", HOME) == Standing(exists=True, known=True, failures=7)
+    note_failures(accounts, ana=7, bruno=3, nobody=9)
+    before = accounts.standing("ana", HOME)
+    assert stood(accounts, "ana", HOME) == (True, True, 7)
     accounts.set_password("ana", "y")
-    assert accounts.standing("ana", HOME) == Standing(exists=True, epoch=1)
-    accounts.keep_failures({"ana": (8, 0)})  # from before that
-    assert accounts.standing("ana", HOME).failures == 0
+    assert stood(accounts, "ana", HOME) == (True, False, 0)
+    accounts.keep_failures({"ana": (8, before.epoch)})
+    assert stood(accounts, "ana", HOME) == (True, False, 0)
     assert [user.failures for user in accounts.all()] == [0, 3]
 
 
 def test_enabling_lets_strangers_try_again_and_keeps_known_addresses(accounts: Accounts) -> None:
     accounts.remember("ana", HOME)
-    accounts.keep_failures({"ana": (100, 0)})
+    note_failures(accounts, ana=100)
+    before = accounts.standing("ana", HOME)
     accounts.enable("ana")
-    assert accounts.standing("ana", HOME) == Standing(exists=True, known=True, epoch=1)
+    assert stood(accounts, "ana", HOME) == (True, True, 0)
+    assert accounts.standing("ana", HOME).epoch != before.epoch
 
 
 def test_a_user_who_was_removed_leaves_nothing_to_the_next_of_that_name(accounts: Accounts) -> None:
     accounts.remember("ana", HOME)
-    accounts.keep_failures({"ana": (100, 0)})
+    note_failures(accounts, ana=100)
+    before = accounts.standing("ana", HOME)
     accounts.remove("ana")
     accounts.remember("ana", HOME)  # a login that was under way
     accounts.add("ana", "x")
-    assert accounts.standing("ana", HOME) == Standing(exists=True)
+    assert stood(accounts, "ana", HOME) == (True, False, 0)
+    assert accounts.standing("ana", HOME).epoch not in {before.epoch, Standing().epoch}, "a server counts on, else"
 
 
 def test_the_addresses_seen_last_are_known(accounts: Accounts) -> None:
@@ -443,7 +458,7 @@ def log_in_at_last(lab: Lab, server: Server, user: str, source: str, seconds: fl
 def test_A08_A09_A10_a_guesser_is_slowed_and_nobody_else(lab: Lab) -> None:
     with Accounts.open(lab.home / "users.db") as accounts:
         accounts.remember("ana", "127.0.0.2")
-        accounts.keep_failures({"ana": (9, 0)})  # so that the next wait is 32 s, whatever this machine does beside
+        note_failures(accounts, ana=9)  # so that the next wait is 32 s, whatever this machine does beside
     server = lab.serve()
     assert guess(lab, server, "ana", "127.0.0.2", PASSWORD) is True
     assert guess(lab, server, "ana", "127.0.0.66") is False
@@ -519,7 +534,7 @@ def test_A13_a_server_that_is_killed_forgets_a_few_seconds_at_most(lab: Lab) -> 
 
 def test_who_guesses_in_a_loop_hears_of_it_once_a_second_whatever_is_sent_meanwhile(lab: Lab) -> None:
     with Accounts.open(lab.home / "users.db") as accounts:
-        accounts.keep_failures({"ana": (100, 0)})
+        note_failures(accounts, ana=100)
     server = lab.serve()
     with stranger.connect(server.port, str(lab.ca), source="127.0.0.66") as tls:
         began = time.monotonic()
@@ -531,7 +546,7 @@ def test_who_guesses_in_a_loop_hears_of_it_once_a_second_whatever_is_sent_meanwh
 
 def test_F19_of_one_source_a_throttled_guesser_makes_room_before_a_handshake(lab: Lab) -> None:
     with Accounts.open(lab.home / "users.db") as accounts:
-        accounts.keep_failures({"ana": (100, 0)})
+        note_failures(accounts, ana=100)
     server = lab.serve("--max-handshakes-per-source", "2")
     silent = socket.create_connection(("127.0.0.1", server.port), 10, source_address=("127.0.0.66", 0))
     with silent, stranger.connect(server.port, str(lab.ca), source="127.0.0.66") as guesser:
@@ -545,7 +560,7 @@ def test_F19_of_one_source_a_throttled_guesser_makes_room_before_a_handshake(lab
 
 def test_a_send_that_is_throttled_tries_again_until_it_may(lab: Lab) -> None:
     with Accounts.open(lab.home / "users.db") as accounts:
-        accounts.keep_failures({"ana": (7, 0)})  # so that the next wait is 8 s
+        note_failures(accounts, ana=7)  # so that the next wait is 8 s
     server = lab.serve()
     assert guess(lab, server, "ana", "127.0.0.66") is False
     done = lab.send(server, __file__)

@@ -47,8 +47,8 @@ _users = sa.Table(
     sa.Column("disabled", sa.Boolean, nullable=False),
     sa.Column("created", sa.BigInteger, nullable=False),  # both in seconds since 1970
     sa.Column("changed", sa.BigInteger, nullable=False),
-    sa.Column("failures", sa.Integer, nullable=False, default=0),  # see guessing.py
-    sa.Column("epoch", sa.Integer, nullable=False, default=0),
+    sa.Column("failures", sa.Integer, nullable=False),  # see guessing.py
+    sa.Column("epoch", sa.BigInteger, nullable=False),
 )
 _sources = sa.Table(
     "known_sources",
@@ -187,8 +187,7 @@ class Accounts:
             there = set(connection.scalars(sa.select(_users.c.name)))
             added = [name for name in hashes if name not in there]
             rows = [
-                {"name": name, "hash": hashes[name], "disabled": False, "created": now, "changed": now}
-                for name in added
+                {"name": name, "hash": hashes[name], "disabled": False, "created": now, **_anew()} for name in added
             ]
             if rows:
                 connection.execute(_users.insert(), rows)
@@ -367,7 +366,8 @@ class Accounts:
 
 
 def _anew() -> dict[str, Any]:
-    return {"changed": int(time.time()), "failures": 0, "epoch": _users.c.epoch + 1}
+    """Return what begins to count anew; an epoch is none that this name ever had, also if its user was removed."""
+    return {"changed": int(time.time()), "failures": 0, "epoch": time.time_ns()}
 
 
 def _begin(connection: sa.Connection) -> None:
