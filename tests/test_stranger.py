@@ -431,11 +431,14 @@ def test_F04_what_nobody_asked_for_is_never_stored_and_costs_no_answer(password:
     """Much more comes than the server wants to read; its last answer must not be lost to a reset."""
     user = "ana" if password == PASSWORD else "carla"
     files = stranger.count(1) + stranger.file("surplus/a", b"x") + stranger.file("surplus/b", bytes(8 << 20))
+    hits = len(site.server.events("limit.hit"))
     tls = site.connect()
     tls.sendall(stranger.login(user, password) + files)
     if user == "ana":
         assert stranger.rest(tls) == b"\x01\x01"
         assert site.stored("surplus") == {"a": b"x"}
+        quiet(site.server)
+        assert [event["limit"] for event in site.server.events("limit.hit")[hits:]] == ["count"]
     else:
         assert stranger.rest(tls) == b"\x00"
         assert not (site.lab.inbox / user).exists()

@@ -8,6 +8,7 @@ nobody waits for an answer longer than the disk takes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import time
@@ -115,6 +116,13 @@ class Receiver:
         finally:
             self._connection.before_wait = None
             self._commit_group()
+        self._notice_surplus()
+
+    def _notice_surplus(self) -> None:
+        """Say so if there is more than was announced, by now. It is thrown away, with all that may come yet."""
+        with contextlib.suppress(TruncatedError):
+            if self._connection.try_receive_into(memoryview(bytearray(1))):
+                self._hit("count", "bytes came after the last file that was announced; they were thrown away")
 
     def _receive_header(self, number: int, count: int) -> framing.FileHeader:
         """Wait for the next file, but not while the server stops: between two files nothing is lost by ending."""
@@ -299,8 +307,11 @@ class Receiver:
     def _idle_deadline(self) -> float:
         return time.monotonic() + self._session.idle_seconds
 
-    def _over_limit(self, limit: str, detail: str) -> NoReturn:
+    def _hit(self, limit: str, detail: str) -> None:
         self._observe(LimitHit(self._session.address, limit, detail, self._session.user))
+
+    def _over_limit(self, limit: str, detail: str) -> NoReturn:
+        self._hit(limit, detail)
         raise LimitExceededError(detail)
 
 
