@@ -39,7 +39,9 @@ class Held:
     """What a server process holds."""
 
     memory: int  # bytes resident
-    descriptors: int  # without those of the users' database, of which a few stay open once they are
+    # Without those of the users' database, of which a few stay open once they are. None where only root may count them:
+    # a server lets nobody look into its process.
+    descriptors: int | None
     threads: int
 
 
@@ -113,7 +115,8 @@ def main() -> None:
             )
         print(f"throughput left: {beside.rate / alone.rate:.2f}")
         for name, what in (("before", before), ("during", during), ("after", after)):
-            print(f"{name}: {what.memory >> 20} MiB, {what.descriptors} descriptors, {what.threads} threads")
+            opened = f"{what.descriptors} descriptors, " if what.descriptors is not None else ""
+            print(f"{name}: {what.memory >> 20} MiB, {opened}{what.threads} threads")
         print(f"in the log: {', '.join(f'{count} {kind}' for kind, count in sorted(events.items()))}")
     if beside.failures or alone.failures:
         raise BenchError("an honest sender failed:\n" + [*alone.failures, *beside.failures][0])
@@ -241,12 +244,19 @@ def held(pid: int) -> Held:
     status = dict(
         line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
     )
+    return Held(int(status["VmRSS"].split()[0]) * 1024, _descriptors(pid), int(status["Threads"]))
+
+
+def _descriptors(pid: int) -> int | None:
+    try:
+        entries = list(Path(f"/proc/{pid}/fd").iterdir())
+    except PermissionError:
+        return None
     opened = []
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+    for entry in entries:
         with contextlib.suppress(OSError):  # closed meanwhile
-            opened.append(str(descriptor.readlink()))
-    descriptors = sum("/users.db" not in path for path in opened)
-    return Held(int(status["VmRSS"].split()[0]) * 1024, descriptors, int(status["Threads"]))
+            opened.append(str(entry.readlink()))
+    return sum("/users.db" not in path for path in opened)
 
 
 def at_rest(pid: int, before: Held) -> Held:
@@ -254,7 +264,8 @@ def at_rest(pid: int, before: Held) -> Held:
     deadline = time.monotonic() + REST_SECONDS
     while True:
         now = held(pid)
-        if (now.descriptors <= before.descriptors and now.threads <= before.threads) or time.monotonic() > deadline:
+        back = (now.descriptors or 0) <= (before.descriptors or 0) and now.threads <= before.threads
+        if back or time.monotonic() > deadline:
             return now
         time.sleep(0.5)
 

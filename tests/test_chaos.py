@@ -36,7 +36,7 @@ class Site:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.server = lab.serve()
+        self.server = lab.serve(watched=True)
         self.oracles = Oracles(lab, self.server)
         self.files = {name: random.Random(name).randbytes(size) for name, size in SIZES.items()}
         for name, content in self.files.items():

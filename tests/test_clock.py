@@ -36,7 +36,7 @@ def turnable_clock(setting: Path) -> dict[str, str]:
 def test_D14_a_clock_that_jumps_by_a_day_ends_no_session_and_no_login(lab: Lab, tmp_path: Path, jump: str) -> None:
     setting = tmp_path / "clock"
     setting.write_text("+0\n")
-    server = lab.serve(**turnable_clock(setting))
+    server = lab.serve(watched=True, **turnable_clock(setting))
     oracles = Oracles(lab, server)
     whole = stranger.file("under way", bytes(1000))
     login = stranger.login("carla", PASSWORD)

@@ -66,7 +66,7 @@ def comes(lab: Lab, server: Server, number: int) -> bytes:
 
 def test_F22_without_memory_one_session_ends_and_the_others_go_on(lab: Lab) -> None:
     """From no page more than it has, to nearly enough for one more login: whatever asks for memory is refused it."""
-    server = lab.serve()
+    server = lab.serve(watched=True)
     oracles = Oracles(lab, server)
     with upload(lab, server):
         for number, spare in enumerate((0, 1, 2, 3, 4, 6, 8, 16, 32, 56), 1):
@@ -80,7 +80,7 @@ def test_F22_without_memory_one_session_ends_and_the_others_go_on(lab: Lab) -> N
 
 def test_F21_F22_a_large_file_arrives_where_no_thread_is_to_be_had_for_it(lab: Lab) -> None:
     """It is taken by a second thread beside the TLS work; without one it takes longer, that is all."""
-    server = lab.serve()
+    server = lab.serve(watched=True)
     oracles = Oracles(lab, server)
     content = os.urandom(6 * MIB)
     with stranger.connect(server.port, str(lab.ca), source="127.4.0.2") as tls:

@@ -45,7 +45,7 @@ class Site:
         for number in range(len(CASES)):
             accounts.add(f"u{number}", hashed)
         accounts.close()
-        self.server = lab.serve(*options)
+        self.server = lab.serve(*options, watched=True)
         self.oracles = Oracles(lab, self.server)
 
     def user(self, case: str) -> str:

@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, lab_source: Path) -> Iterato
 
 @pytest.fixture(scope="module")
 def server(place: Lab) -> Server:
-    return place.serve()
+    return place.serve(watched=True)
 
 
 @pytest.fixture(scope="module")
@@ -265,14 +265,14 @@ def test_O6_red_for_a_second_end_but_not_where_the_log_left_lines_out(oracles: O
 
 
 def test_O7_red_for_a_server_that_has_died_and_for_another_one(lab: Lab) -> None:
-    server = lab.serve()
+    server = lab.serve(watched=True)
     oracles = Oracles(lab, server)
     oracles.check()
     server.process.send_signal(signal.SIGKILL)
     server.process.wait()
     with red("O7"):
         oracles.same_process()
-    other = lab.serve()
+    other = lab.serve(watched=True)
     oracles._server = other
     with red("O7"):
         oracles.same_process()

@@ -99,7 +99,7 @@ def vanish(lab: Lab, server: Server) -> tuple[int, str, float]:
 
 
 def test_F16_F17_T25_deadlines_end_who_is_slow_on_purpose_and_leave_a_slow_link_alone(lab: Lab) -> None:
-    server = lab.serve()
+    server = lab.serve(watched=True)
     oracles = Oracles(lab, server)
     sources = {field: f"127.3.1.{number}" for number, field in enumerate(DEADLINES, 1)}
     with ThreadPoolExecutor(len(DEADLINES) + 2) as pool:

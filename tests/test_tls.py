@@ -444,7 +444,7 @@ def test_T03_sslscan_finds_tls_13_alone_and_nothing_weak(place: Lab, server: Ser
     suites = ("TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256")
     assert ciphers == {("TLSv1.3", suite) for suite in suites}
     assert {each.get("strength") for each in found.iter("cipher")} <= {"acceptable", "strong"}
-    assert {each.get("name") for each in found.iter("group")} <= {"x25519", "secp256r1", "X25519MLKEM768"}
+    assert {each.get("name") for each in found.iter("group")} <= {"x25519", "secp256r1 (NIST P-256)", "X25519MLKEM768"}
     assert [each.get("supported") for each in found.iter("renegotiation")] == ["0"]
     assert {each.get("supported", "0") for each in found.iter("compression")} <= {"0"}
     assert {each.get("vulnerable") for each in found.iter("heartbleed")} == {"0"}
