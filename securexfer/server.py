@@ -55,9 +55,11 @@ if TYPE_CHECKING:
     from securexfer.storage.local import Inbox
 
 PROTOCOLS = (framing.ALPN,)
+ACCEPTS = 64  # from one listener, before the others and the housekeeping have their turn
 DESCRIPTOR_PAUSE = 0.2  # seconds without accepting when descriptors or threads have run out
 STACK_SIZE = 1 << 20  # bytes for a worker's stack: enough for OpenSSL and a few dozen Python frames
-THROTTLED_SECONDS = 1.0  # before a login that was not looked at is sent away: who guesses in a loop loops once a second
+# Before a login that was not looked at is sent away: who guesses, or queues, in a loop loops once a second.
+THROTTLED_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 5.0
 FORCED_SECONDS = 2.0  # how long workers get to end after their sockets were shut down
 
@@ -81,7 +83,7 @@ class Limits:
 class _Phase(enum.Enum):
     """How far a connection is. One whose login waits, or was good, is safe from being ended for a newer one."""
 
-    THROTTLED = enum.auto()  # its login was not looked at, and it is to wait before it hears so
+    THROTTLED = enum.auto()  # its login was not looked at, and it waits before it hears so
     PROVING = enum.auto()  # handshake, then the bytes of a login
     WAITING = enum.auto()  # for its login to be checked; the queue has a limit of its own
     SESSION = enum.auto()
@@ -171,8 +173,8 @@ class Server:
                 self._accept_from(listener)
 
     def _accept_from(self, listener: socket.socket) -> None:
-        """Accept what waits there; never wait for a peer."""
-        while not self._stops:
+        """Accept some of what waits there; never wait for a peer."""
+        for _ in range(ACCEPTS):
             try:
                 sock, address = listener.accept()
             except BlockingIOError:
@@ -197,7 +199,7 @@ class Server:
             wrapped = self._context().wrap_socket(
                 sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
             )
-        except (OSError, ValueError):
+        except (OSError, ValueError, MemoryError):
             sock.close()
             return
         peer = _Peer(next(self._numbers), address, source_of(address), wrapped)
@@ -212,7 +214,7 @@ class Server:
             self._observe(LimitHit(victim.address, "handshakes", detail))
         try:
             threading.Thread(target=self._work, args=(peer,), daemon=True, name=f"peer-{peer.number}").start()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             self._observe(LimitHit(address, "threads", str(error)))
             self._forget(peer)
             self._pause()
@@ -222,12 +224,12 @@ class Server:
         holders = [peer for peer in self._peers if peer.phase in _LOOSE and not peer.evicted]
         held = Counter(peer.source for peer in holders)
         if held[newcomer] >= self._limits.handshakes_per_source:
-            source = newcomer
+            candidates = [peer for peer in holders if peer.source == newcomer]
         elif len(holders) >= self._limits.handshakes:
-            source = held.most_common(1)[0][0]
+            most = max(held.values())  # of several that hold as many, the oldest goes, or it would be the newest of all
+            candidates = [peer for peer in holders if held[peer.source] == most]
         else:
             return None
-        candidates = (peer for peer in holders if peer.source == source)
         return min(candidates, key=lambda peer: (_LOOSE.index(peer.phase), peer.phase_since))
 
     # -- one connection, in its worker -----------------------------------------------------------------------------
@@ -300,6 +302,8 @@ class Server:
             raise
         except BusyError as error:
             self._observe(LimitHit(peer.address, "logins", error.message))
+            self._enter(peer, _Phase.THROTTLED)
+            connection.linger(THROTTLED_SECONDS)
             raise
         self._observe(LoginAccepted(peer.number, peer.address, user, time.monotonic() - started))
         self._enter_session(peer, user)

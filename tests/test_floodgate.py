@@ -13,6 +13,7 @@ from securexfer.events import (
     ConnectionOpened,
     Event,
     FileStored,
+    KeyNotice,
     LimitHit,
     LoginAccepted,
     LoginFailed,
@@ -240,11 +241,18 @@ def test_O02_limits_that_nobody_in_particular_hit_are_one_source() -> None:
     assert (len(gate.written()), [(event.address, event.lines) for event in gate.told]) == (10, [("", 40)])
 
 
+def test_O02_errors_of_the_server_that_each_login_may_cause_are_bounded() -> None:
+    gate = Gate()
+    gate.write(*[StoreError("there is no users' database")] * 50)
+    gate.close()
+    assert (len(gate.written()), [(event.address, event.lines) for event in gate.told]) == (10, [("", 40)])
+
+
 def test_O02_what_is_nobodys_flood_is_always_written() -> None:
     gate = Gate()
     gate.write(*(event for number in range(100) for event in failing(number, "192.0.2.1")))
     before = len(gate.lines)
-    gate.write(*[StoreError("the disk")] * 100)
+    gate.write(*[KeyNotice("ends soon")] * 100)
     gate.write(*failing(200, "198.51.100.1"))
     gate.write(ConnectionOpened(201, "198.51.100.1"), LoginFailed(201, "198.51.100.1", "ana", "wrong", 0.1))
     assert len(gate.lines) == before + 105, "another source pays for the first"

@@ -20,6 +20,8 @@ from lab import PASSWORD, Lab, Server, fresh_source
 
 from securexfer.accounts.database import KNOWN_SOURCES, Accounts
 from securexfer.accounts.guessing import ENTRIES, FREE_FAILURES, LONGEST_WAIT, Guessing, GuessLimits
+from securexfer.accounts.logins import Logins
+from securexfer.accounts.passwords import PasswordHash
 from securexfer.accounts.turns import Turns
 from securexfer.accounts.users import Standing
 from securexfer.errors import BusyError, LoginRefusedError, SecurexferError, ThrottledError
@@ -28,6 +30,8 @@ from securexfer.hosts import source_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from securexfer.events import Event
 
 STRANGER = Standing(exists=True)
 KNOWN = Standing(exists=True, known=True)
@@ -199,6 +203,42 @@ def test_A13_what_was_stored_is_where_counting_goes_on(clock: Clock) -> None:
     assert not fail(again, "alice", ELSEWHERE, stored)
 
 
+def test_a_login_that_waited_while_an_epoch_began_guesses_no_more_than_others(guessing: Guessing) -> None:
+    before, after = Standing(exists=True, epoch=1), Standing(exists=True, epoch=2)
+    addresses = sources()
+    evaluated = sum(
+        fail(guessing, "alice", next(addresses), standing) for _ in range(60) for standing in (before, after)
+    )
+    assert evaluated <= FREE_FAILURES + 1
+
+
+def test_a_success_is_not_forgotten_before_it_is_stored(guessing: Guessing, clock: Clock) -> None:
+    stored = Standing(exists=True, failures=99)
+    assert succeed(guessing, "alice", HOME, stored)
+    assert fail(guessing, "alice", ELSEWHERE, stored)
+    assert guessing.take_unsaved() == {"alice": (1, 0)}
+
+
+def test_A10_what_is_forgotten_of_an_account_that_exists_is_forgotten_where_it_is_stored(clock: Clock) -> None:
+    guessing = Guessing(entries=10, clock=clock)
+    for _ in range(FREE_FAILURES - 1):
+        assert fail(guessing, "alice", ELSEWHERE)
+    assert guessing.take_unsaved() == {"alice": (FREE_FAILURES - 1, 0)}
+    for number, source in zip(range(20), sources(), strict=False):
+        fail(guessing, f"nobody{number}", source, NOBODY)
+        clock.now += 61
+    assert guessing.take_unsaved() == {"alice": (0, 0)}
+
+
+def test_A13_what_could_not_be_stored_is_stored_later(guessing: Guessing) -> None:
+    fail(guessing, "alice", ELSEWHERE)
+    fail(guessing, "bruno", HOME)
+    unsaved = guessing.take_unsaved()
+    fail(guessing, "bruno", HOME)
+    guessing.put_back(unsaved)
+    assert guessing.take_unsaved() == {"alice": (1, 0), "bruno": (2, 0)}
+
+
 def test_a_new_epoch_begins_with_nothing_counted(guessing: Guessing) -> None:
     while fail(guessing, "alice", ELSEWHERE):
         pass
@@ -218,6 +258,17 @@ def test_A11_a_source_gets_twenty_failures_in_any_minute_whatever_the_accounts(
         clock.now += 0.01
     assert len(evaluated) > 60
     for first, beyond in zip(evaluated, evaluated[20:], strict=False):
+        assert beyond - first > 60
+
+
+def test_A11_a_source_that_many_accounts_know_gets_three_times_as_many(guessing: Guessing, clock: Clock) -> None:
+    evaluated: list[float] = []
+    for number in range(20_000):
+        if fail(guessing, f"user{number}", HOME, KNOWN):
+            evaluated.append(clock.now)
+        clock.now += 0.02
+    assert len(evaluated) > 180
+    for first, beyond in zip(evaluated, evaluated[60:], strict=False):
         assert beyond - first > 60
 
 
@@ -325,20 +376,24 @@ def note_failures(accounts: Accounts, **failures: int) -> None:
     accounts.keep_failures({name: (count, accounts.standing(name, "").epoch) for name, count in failures.items()})
 
 
+def remember(accounts: Accounts, name: str, source: str) -> None:
+    accounts.remember(name, source, accounts.standing(name, source).epoch)
+
+
 def stood(accounts: Accounts, name: str, source: str) -> tuple[bool, bool, int]:
     found = accounts.standing(name, source)
     return found.exists, found.known, found.failures
 
 
 def test_an_address_is_known_to_the_accounts_that_logged_in_from_it_alone(accounts: Accounts) -> None:
-    accounts.remember("ana", HOME)
+    remember(accounts, "ana", HOME)
     assert stood(accounts, "ana", HOME) == (True, True, 0)
     assert stood(accounts, "bruno", HOME) == stood(accounts, "ana", ELSEWHERE) == (True, False, 0)
     assert accounts.standing("nobody", HOME) == accounts.standing("../\udcff", HOME) == Standing()
 
 
 def test_a_new_password_makes_every_address_a_stranger_again(accounts: Accounts) -> None:
-    accounts.remember("ana", HOME)
+    remember(accounts, "ana", HOME)
     note_failures(accounts, ana=7, bruno=3, nobody=9)
     before = accounts.standing("ana", HOME)
     assert stood(accounts, "ana", HOME) == (True, True, 7)
@@ -349,8 +404,34 @@ def test_a_new_password_makes_every_address_a_stranger_again(accounts: Accounts)
     assert [user.failures for user in accounts.all()] == [0, 3]
 
 
+def test_a_login_with_the_old_password_makes_nothing_known_after_the_new_one(accounts: Accounts) -> None:
+    before = accounts.standing("ana", HOME)
+    accounts.set_password("ana", "y")
+    accounts.remember("ana", HOME, before.epoch)
+    assert stood(accounts, "ana", HOME) == (True, False, 0)
+
+
+def test_while_another_process_has_the_database_logins_go_on_and_are_noted_afterwards(accounts: Accounts) -> None:
+    for user in ("ana", "bruno"):
+        accounts.set_password(user, str(PasswordHash.make(PASSWORD)))
+    events: list[Event] = []
+    logins = Logins(accounts, observe=events.append)
+    addresses = list(sources())[:12]
+    with contextlib.closing(sqlite3.connect(accounts.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        for source in addresses:
+            logins.check("ana", PASSWORD, source)
+            time.sleep(0.3)  # so that some of it is being stored meanwhile
+        assert time.monotonic() - began < 9, "a login waited for the other process"
+        other.execute("ROLLBACK")
+    logins.close()
+    logins.finish()
+    assert all(accounts.standing("ana", source).known for source in addresses)
+
+
 def test_enabling_lets_strangers_try_again_and_keeps_known_addresses(accounts: Accounts) -> None:
-    accounts.remember("ana", HOME)
+    remember(accounts, "ana", HOME)
     note_failures(accounts, ana=100)
     before = accounts.standing("ana", HOME)
     accounts.enable("ana")
@@ -359,11 +440,11 @@ def test_enabling_lets_strangers_try_again_and_keeps_known_addresses(accounts: A
 
 
 def test_a_user_who_was_removed_leaves_nothing_to_the_next_of_that_name(accounts: Accounts) -> None:
-    accounts.remember("ana", HOME)
+    remember(accounts, "ana", HOME)
     note_failures(accounts, ana=100)
     before = accounts.standing("ana", HOME)
     accounts.remove("ana")
-    accounts.remember("ana", HOME)  # a login that was under way
+    remember(accounts, "ana", HOME)  # a login that was under way
     accounts.add("ana", "x")
     assert stood(accounts, "ana", HOME) == (True, False, 0)
     assert accounts.standing("ana", HOME).epoch not in {before.epoch, Standing().epoch}, "a server counts on, else"
@@ -371,12 +452,12 @@ def test_a_user_who_was_removed_leaves_nothing_to_the_next_of_that_name(accounts
 
 def test_the_addresses_seen_last_are_known(accounts: Accounts) -> None:
     for source in list(sources())[:KNOWN_SOURCES]:
-        accounts.remember("ana", source)
-        accounts.remember("bruno", source)
+        remember(accounts, "ana", source)
+        remember(accounts, "bruno", source)
     with contextlib.closing(sqlite3.connect(accounts.path)) as raw, raw:
         raw.execute("UPDATE known_sources SET seen = seen - 1 WHERE source != '198.51.0.0'")
     for _ in range(2):
-        accounts.remember("ana", HOME)
+        remember(accounts, "ana", HOME)
         known = [
             source for source in [*list(sources())[:KNOWN_SOURCES], HOME] if accounts.standing("ana", source).known
         ]
@@ -420,6 +501,19 @@ def test_sources_take_turns_and_strangers_leave_every_other_turn_to_the_known() 
     assert order == ["known", "crowd", "known", "few", "known", "crowd", "few", *["crowd"] * 4]
 
 
+def test_A09_many_strangers_with_a_place_each_do_not_keep_the_known_out() -> None:
+    turns, order = Turns(1, 4), list[str]()
+    with turns.take("first", known=False):
+        strangers = [Caller(turns, f"stranger{number}", order) for number in range(4)]
+        known = [Caller(turns, f"known{number}", order, known=True) for number in range(3)]
+        assert known[2].outcome == "BUSY", "half of the queue is the strangers'"
+        assert Caller(turns, "one more", order).outcome == "BUSY"
+    for caller in (*strangers, *known):
+        caller.join(10)
+    assert len(order) == 4
+    assert {"known0", "known1"} < set(order)
+
+
 def test_a_full_queue_gives_a_newcomer_the_last_place_of_whoever_has_most() -> None:
     turns, order = Turns(1, 4), list[str]()
     with turns.take("first", known=False):
@@ -457,7 +551,7 @@ def log_in_at_last(lab: Lab, server: Server, user: str, source: str, seconds: fl
 
 def test_A08_A09_A10_a_guesser_is_slowed_and_nobody_else(lab: Lab) -> None:
     with Accounts.open(lab.home / "users.db") as accounts:
-        accounts.remember("ana", "127.0.0.2")
+        remember(accounts, "ana", "127.0.0.2")
         note_failures(accounts, ana=9)  # so that the next wait is 32 s, whatever this machine does beside
     server = lab.serve()
     assert guess(lab, server, "ana", "127.0.0.2", PASSWORD) is True

@@ -56,6 +56,8 @@ def test_each_limit_is_an_option_with_its_default_and_a_range(limit: str) -> Non
         (("--max-handshakes", "0"), "0 is not in the range 1<=x<=10000"),
         (("--max-failures", "101"), "101 is not in the range 10<=x<=100"),
         (("--idle-timeout", "0"), "0"),
+        (("--handshake-timeout", "nan"), "nan is not a number of seconds"),
+        (("--grace", "nan"), "nan is not a number of seconds"),
         (("--minimum-rate", "0"), "0 is not in the range"),
         (("--login-queue", "-1"), "-1 is not in the range"),
         (("--max-sessions", "many"), "'many' is not a valid int"),

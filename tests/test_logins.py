@@ -353,7 +353,7 @@ def test_A18_a_database_that_cannot_be_written_stops_no_login(tmp_path: Path) ->
     assert done.stderr == ""
     first, second = done.stdout.splitlines()
     assert first == "alice"
-    assert second.startswith("1 store.error the login of user alice could not be noted")
+    assert second.startswith("1 store.error the hash of user alice could not be renewed")
     assert "readonly" in second
 
 

@@ -648,6 +648,15 @@ def test_F19_silent_connections_lose_to_an_honest_user(
     assert lab.stored() == {"honest": bytes(MIB)}
 
 
+def test_F19_of_many_sources_with_one_connection_each_the_oldest_goes(lab: Lab) -> None:
+    """Not the newest: a newcomer that goes first would never come to its login."""
+    server = lab.serve("--max-handshakes", "20")
+    with contextlib.ExitStack() as stack:
+        held = silent(server, 60, stack, 60)
+        wait_until(lambda: len(select.select(held, [], [], 0)[0]) >= 40)
+        assert select.select(held, [], [], 0)[0] == held[:40]
+
+
 def test_F19_evictions_are_logged_once_a_second_for_each_source(lab: Lab, log_in: Callable[..., stranger.Tls]) -> None:
     server = lab.serve()
     started = time.monotonic()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sqlite3
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ import sqlalchemy as sa
 import sqlalchemy.dialects.sqlite
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
-from securexfer.accounts.users import Standing, User, check_user_name, is_user_name
+from securexfer.accounts.users import Standing, User, check_user_name, is_user_name, today
 from securexfer.errors import BusyError, ConfigurationError, UsageError
 from securexfer.files import check_private, create_private, lock_directory, sync_directory
 from securexfer.names import show
@@ -65,6 +66,7 @@ class Accounts:
     def __init__(self, path: Path) -> None:
         """Use `open` or `create`, which look at the file first."""
         self.path = path
+        self._lock = threading.Lock()
         self._engine = sa.create_engine(
             "sqlite://",
             creator=self._connect,
@@ -161,11 +163,17 @@ class Accounts:
         """Return how a source stands with the account of that name, whether there is one or not."""
         if not is_user_name(name):
             return Standing()
-        known = sa.exists().where(_sources.c.user == _users.c.name, _sources.c.source == source)
-        query = sa.select(_users.c.failures, _users.c.epoch, known.label("known")).where(_users.c.name == name)
+        this = sa.and_(_sources.c.user == _users.c.name, _sources.c.source == source)
+        query = sa.select(_users.c.failures, _users.c.epoch, _sources.c.seen).select_from(
+            _users.outerjoin(_sources, this)
+        )
         with self._reading() as connection:
-            row = connection.execute(query).one_or_none()
-        return Standing(exists=True, known=row.known, failures=row.failures, epoch=row.epoch) if row else Standing()
+            row = connection.execute(query.where(_users.c.name == name)).one_or_none()
+        if row is None:
+            return Standing()
+        return Standing(
+            exists=True, known=row.seen is not None, failures=row.failures, epoch=row.epoch, seen=row.seen or 0
+        )
 
     # -- what is changed -------------------------------------------------------------------------------------------
 
@@ -183,12 +191,11 @@ class Accounts:
         for name in hashes:
             check_user_name(name)
         now = int(time.time())
+        begun = {"changed": now, "failures": 0, "epoch": time.time_ns()}
         with self._writing() as connection:
             there = set(connection.scalars(sa.select(_users.c.name)))
             added = [name for name in hashes if name not in there]
-            rows = [
-                {"name": name, "hash": hashes[name], "disabled": False, "created": now, **_anew()} for name in added
-            ]
+            rows = [{"name": name, "hash": hashes[name], "disabled": False, "created": now, **begun} for name in added]
             if rows:
                 connection.execute(_users.insert(), rows)
                 if before_commit:
@@ -220,21 +227,16 @@ class Accounts:
             self._change(connection, name, _users.delete())
             connection.execute(_sources.delete().where(_sources.c.user == name))
 
-    def remember(self, name: str, source: str) -> None:
-        """Note that a user logged in from there today."""
-        today = int(time.time() / 86400)
-        this = sa.and_(_sources.c.user == name, _sources.c.source == source)
+    def remember(self, name: str, source: str, epoch: int) -> None:
+        """Note that a user logged in from there today, unless what counts has begun anew since that epoch."""
         of_user = sa.select(_sources.c.source).where(_sources.c.user == name)
-        with self._reading() as connection:
-            if connection.scalar(sa.select(_sources.c.seen).where(this)) == today:
-                return
         with self._writing() as connection:
-            if not connection.scalar(sa.select(sa.exists().where(_users.c.name == name))):
-                return  # removed meanwhile
-            connection.execute(_sources.delete().where(this))
+            if connection.scalar(sa.select(_users.c.epoch).where(_users.c.name == name)) != epoch:
+                return  # removed meanwhile, or given a new password because the old one was known to somebody else
+            connection.execute(_sources.delete().where(_sources.c.user == name, _sources.c.source == source))
             latest = connection.scalars(of_user.order_by(_sources.c.seen.desc()).limit(KNOWN_SOURCES - 1)).all()
             connection.execute(_sources.delete().where(_sources.c.user == name, _sources.c.source.not_in(latest)))
-            connection.execute(_sources.insert(), {"user": name, "source": source, "seen": today})
+            connection.execute(_sources.insert(), {"user": name, "source": source, "seen": today()})
 
     def keep_failures(self, counts: Mapping[str, tuple[int, int]]) -> None:
         """Store strangers' failures in a row: account -> number, and the epoch that it is of."""
@@ -285,7 +287,8 @@ class Accounts:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with self._translated(), self._engine.execution_options(writing=True).begin() as connection:
+        # One of us at a time: those that wait for another process would hold all connections, and reading needs one.
+        with self._lock, self._translated(), self._engine.execution_options(writing=True).begin() as connection:
             yield connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -367,7 +370,9 @@ class Accounts:
 
 def _anew() -> dict[str, Any]:
     """Return what begins to count anew; an epoch is none that this name ever had, also if its user was removed."""
-    return {"changed": int(time.time()), "failures": 0, "epoch": time.time_ns()}
+    now = time.time_ns()
+    later = sa.case((_users.c.epoch >= now, _users.c.epoch + 1), else_=now)  # also if the clock was set back
+    return {"changed": int(time.time()), "failures": 0, "epoch": later}
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -4,7 +4,8 @@
   alone, and cost growing waits, never more: nobody elsewhere can lock the user out.
 * All other sources are strangers to the account and share one count: growing waits first, and after `failures` in
   a row no stranger's guess is evaluated any more, until somebody sets a password or enables the user.
-* A stranger also has `source_failures` a minute over all accounts together.
+* A source also has `source_failures` a minute over all accounts to which it is a stranger, and KNOWN_FACTOR times as
+  many over those that know it.
 * An account that does not exist is treated like one that does.
 * A guess that is refused here is not evaluated: it counts for nothing and prolongs nothing.
 * When a table is full of what must not be forgotten yet, whoever is not in it is refused.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from securexfer.accounts.users import Standing
 
 FREE_FAILURES = 5  # in a row, before the first wait: a person who tries their three passwords notices nothing
+KNOWN_FACTOR = 3  # a lab's shared machine, or all of a lab behind one address, has more people who mistype
 LONGEST_WAIT = 60.0  # seconds; the first is 1, and each is twice the one before
 # Of each table, some 5 MiB when full. A server that verifies 16 guesses a second needs hours to fill one.
 ENTRIES = 16_384
@@ -48,6 +50,7 @@ class _Count:
     """Failures in a row at one account, when the last one was, and how many guesses are being evaluated."""
 
     epoch: int
+    exists: bool
     failures: int
     last: float = float("-inf")
     running: int = 0
@@ -80,12 +83,10 @@ class Guessing:
         # Who has to wait stands in a table of their own, so that nobody is forgotten for others who hardly failed.
         self._counts: OrderedDict[tuple[str, str], _Count] = OrderedDict()
         self._waiting: OrderedDict[tuple[str, str], _Count] = OrderedDict()
-        # By source: a level that each failure raises by one, and when that was. It falls at half the allowed rate and
-        # may reach half a minute's worth, so that no minute sees more than the whole.
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        self._highest = self._limits.source_failures / 2
-        self._fall = self._limits.source_failures / 2 / 60
-        self._running: Counter[str] = Counter()  # guesses of strangers that are being evaluated, by source
+        # By source, and whether the account knows it: a level that each failure raises by one, and when that was. It
+        # falls at half the allowed rate and may reach half a minute's worth: no minute sees more than the whole.
+        self._levels: OrderedDict[tuple[str, bool], tuple[float, float]] = OrderedDict()
+        self._running: Counter[tuple[str, bool]] = Counter()  # guesses that are being evaluated
         self._unsaved: dict[str, tuple[int, int]] = {}
 
     def check(self, account: str, source: str, standing: Standing) -> None:
@@ -104,7 +105,7 @@ class Guessing:
             self._check(count, account, source, standing)
             count.running += 1
             self._keep(count, account, source, standing)
-            self._running[source] += not standing.known
+            self._running[source, standing.known] += 1
         failed: bool | None = None
         try:
             yield
@@ -115,11 +116,16 @@ class Guessing:
         finally:
             with self._lock:
                 count.running -= 1
-                self._running[source] -= not standing.known
-                if not self._running[source]:
-                    del self._running[source]
+                self._running[source, standing.known] -= 1
+                if not self._running[source, standing.known]:
+                    del self._running[source, standing.known]
                 if failed is not None:
                     self._record(count, account, source, standing, failed=failed)
+
+    def put_back(self, unsaved: dict[str, tuple[int, int]]) -> None:
+        """Take back what could not be kept, but for accounts of which there is news."""
+        with self._lock:
+            self._unsaved = {**unsaved, **self._unsaved}
 
     def take_unsaved(self) -> dict[str, tuple[int, int]]:
         """Return what is new since the last call: account -> failures of strangers in a row, and the epoch of that."""
@@ -132,50 +138,58 @@ class Guessing:
     def _count(self, account: str, source: str, standing: Standing) -> _Count:
         key = _key(account, source, standing)
         found = self._waiting.get(key) or self._counts.get(key)
-        if found and found.epoch == standing.epoch:
+        if found and found.epoch >= standing.epoch:  # a login that waited may come with the standing of before
             return found
-        return _Count(standing.epoch, 0 if standing.known else standing.failures)
+        return _Count(standing.epoch, standing.exists, 0 if standing.known else standing.failures)
 
     def _check(self, count: _Count, account: str, source: str, standing: Standing) -> None:
         now = self._clock()
-        if not standing.known:
-            if count.failures + count.running >= self._limits.failures:
-                raise _throttled("only addresses with an earlier login may try on", self._limits.failures)
-            self._check_source(source, now)
+        if not standing.known and count.failures + count.running >= self._limits.failures:
+            raise _throttled("only addresses with an earlier login may try on", self._limits.failures)
+        self._check_source(source, now, known=standing.known)
         wait = count.wait(now)
         if wait > 0:
             raise _throttled(f"the next try is in {wait:.0f} s", count.failures)
         # Where nothing has failed, any number may log in at once.
         if count.running and count.failures and count.failures + count.running >= FREE_FAILURES:
             raise _throttled("another one is being checked", count.failures)
-        full = len(self._waiting) >= self._entries and _key(account, source, standing) not in self._waiting
-        if full and now - next(iter(self._waiting.values())).last > FORGET_SECONDS:
+        if standing.known or len(self._waiting) < self._entries or (account, "") in self._waiting:
+            return
+        if now - next(iter(self._waiting.values())).last > FORGET_SECONDS:
             self._waiting.popitem(last=False)
-        elif full and count.failures + count.running + 1 >= FREE_FAILURES:
+        elif count.failures + count.running + 1 >= FREE_FAILURES:
             raise ThrottledError("too many accounts are being guessed at")
 
-    def _check_source(self, source: str, now: float) -> None:
-        over = self._level(source, now) + self._running[source] + 1 - self._highest
+    def _check_source(self, source: str, now: float, *, known: bool) -> None:
+        key, most = (source, known), self._most(known=known)
+        level, running = self._level(key, now), self._running[source, known]
+        # Where nothing has failed of late, strangers have a whole minute's worth at once, and the known any number.
+        over = level + running + 1 - most / 2 if level else 0 if known else running + 1 - most
         if over > 0:
-            raise ThrottledError(f"too many logins failed from {source}: the next try is in {over / self._fall:.0f} s")
-        if source not in self._levels and len(self._levels) >= self._entries:
+            wait = over / (most / 2 / 60)
+            raise ThrottledError(f"too many logins failed from {source}: the next try is in {wait:.0f} s")
+        if not known and key not in self._levels and len(self._levels) >= self._entries:
             oldest = next(iter(self._levels))
             if self._level(oldest, now) > 0:
                 raise ThrottledError("too many addresses are guessing")
             del self._levels[oldest]
 
-    def _level(self, source: str, now: float) -> float:
-        level, since = self._levels.get(source, (0.0, now))
-        return max(0.0, level - (now - since) * self._fall)
+    def _most(self, *, known: bool) -> int:
+        """Return how many failures a minute a source may have."""
+        return self._limits.source_failures * (KNOWN_FACTOR if known else 1)
+
+    def _level(self, key: tuple[str, bool], now: float) -> float:
+        level, since = self._levels.get(key, (0.0, now))
+        return max(0.0, level - (now - since) * self._most(known=key[1]) / 2 / 60)
 
     def _record(self, count: _Count, account: str, source: str, standing: Standing, *, failed: bool) -> None:
         now = self._clock()
         if failed:
             count.failures += 1
             count.last = now
-            if not standing.known:
-                self._levels[source] = (self._level(source, now) + 1, now)
-                self._levels.move_to_end(source)
+            key = source, standing.known
+            self._levels[key] = (self._level(key, now) + 1, now)
+            self._levels.move_to_end(key)
         else:
             count.failures = 0
         self._keep(count, account, source, standing)
@@ -189,10 +203,16 @@ class Guessing:
         self._waiting.pop(key, None)
         if count.failures >= FREE_FAILURES:
             self._waiting[key] = count
-        elif count.failures or count.running:
+        elif (
+            count.failures or count.running or standing.failures
+        ):  # that many are stored: it may take a while to say none
             self._counts[key] = count
             if len(self._counts) > self._entries:
-                self._counts.popitem(last=False)
+                (forgotten, known), dropped = self._counts.popitem(last=False)
+                if (
+                    dropped.exists and not known
+                ):  # or what is stored of it would tell it from an account that does not exist
+                    self._unsaved[forgotten] = (0, dropped.epoch)
 
 
 def _key(account: str, source: str, standing: Standing) -> tuple[str, str]:

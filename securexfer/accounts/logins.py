@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import shlex
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from securexfer.accounts.guessing import Guessing
 from securexfer.accounts.passwords import NOBODY, BadHashError, PasswordHash, normalise, usable_cores
 from securexfer.accounts.turns import Turns
-from securexfer.accounts.users import is_user_name
-from securexfer.errors import ConfigurationError, LoginRefusedError, SecurexferError
+from securexfer.accounts.users import is_user_name, today
+from securexfer.errors import BusyError, ConfigurationError, LoginRefusedError, SecurexferError
 from securexfer.events import StoreError
 from securexfer.names import show
 
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 
     from securexfer.accounts.database import Accounts
     from securexfer.accounts.guessing import GuessLimits
-    from securexfer.accounts.users import User
+    from securexfer.accounts.users import Standing, User
     from securexfer.events import Observer
 
 WAITING = 128  # callers in the queue: a class that logs in at once, at a tenth of a second each
-SAVE_SECONDS = 2.0  # how often failures are stored: what a server that is killed forgets
+SAVE_SECONDS = 2.0  # how often it is stored what failed and who logged in: what a server that is killed forgets
+FINISH_SECONDS = 3.0
+MAX_ACCOUNT = 33  # characters of a name that count: one more than a user's name may have
 
 
 class Logins:
@@ -58,9 +61,11 @@ class Logins:
         self._guessing = Guessing(limits)
         for user in accounts.all():
             _refuse_unusable(user, accounts)
+        self._lock = threading.Lock()
+        self._logged_in: dict[tuple[str, str], int] = {}  # who, from where, in which epoch: to be remembered
         self._closed = threading.Event()
-        # In a thread of its own: a login that failed must not take longer where there is an account to note it for.
-        threading.Thread(target=self._keep_failures, daemon=True, name="failures").start()
+        self._keeper = threading.Thread(target=self._keep, daemon=True, name="logins")
+        self._keeper.start()
 
     def check(self, user: str, password: str | None, source: str, *, give_up: Callable[[], bool] | None = None) -> User:
         """Return the user's record if this is their password; None stands for one that could not be decoded.
@@ -71,22 +76,29 @@ class Logins:
         Raises LoginRefusedError, ThrottledError after too many failures, BusyError if too many wait already,
         ShuttingDownError after `close`, TruncatedError if it gave up, ConfigurationError if the database fails.
         """
-        with self._reported():
-            standing = self._accounts.standing(user, source)
-        self._guessing.check(user, source, standing)  # before it takes a place in the queue
+        account = user[:MAX_ACCOUNT]
+        standing = self._standing(account, source)
+        self._guessing.check(account, source, standing)  # before it takes a place in the queue
         with (
             self._turns.take(source, known=standing.known, give_up=give_up),
-            self._guessing.trial(user, source, standing),
+            self._guessing.trial(account, source, standing),
         ):
             found, renewed = self._verify(user, password)
-        self._note(found, source, renewed)
+        if renewed:
+            self._renew(found, renewed)
+        if standing.seen != today():
+            with self._lock:
+                self._logged_in[found.name, source] = standing.epoch
         return found
 
     def close(self) -> None:
         """Refuse every check from now on, those that wait included; those that run come to their end."""
         self._turns.close()
         self._closed.set()
-        self._save_failures()
+
+    def finish(self) -> None:
+        """Give what was noted last, after `close`, a few seconds to be stored."""
+        self._keeper.join(FINISH_SECONDS)
 
     def _verify(self, user: str, password: str | None) -> tuple[User, PasswordHash | None]:
         """Return the user's record, and a hash of today's parameters if the stored one has others."""
@@ -110,27 +122,49 @@ class Logins:
             self._observe(StoreError(error.message))
             raise
 
-    def _keep_failures(self) -> None:
+    def _standing(self, account: str, source: str) -> Standing:
+        with self._reported():
+            standing = self._accounts.standing(account, source)
+        with self._lock:
+            fresh = self._logged_in.get((account, source)) == standing.epoch and standing.exists
+        return replace(standing, known=True, seen=today()) if fresh else standing
+
+    def _renew(self, user: User, renewed: PasswordHash) -> None:
+        """Store a hash of today's parameters. The login is good whatever becomes of this."""
+        try:
+            self._accounts.rehash(user.name, user.hash or "", str(renewed))
+        except SecurexferError as error:
+            self._observe(StoreError(f"the hash of user {user.name} could not be renewed: {error.message}"))
+
+    def _keep(self) -> None:
+        """Store what logins leave behind, in a thread of its own.
+
+        A login that failed must not take longer where there is an account to note it for, and one that succeeded must
+        not wait for a disk, or for another process that has the database.
+        """
         while not self._closed.wait(SAVE_SECONDS):
-            self._save_failures()
+            self._save()
+        self._save()
 
-    def _save_failures(self) -> None:
-        """Store what failed since the last call."""
-        unsaved = self._guessing.take_unsaved()
+    def _save(self) -> None:
+        failures = self._guessing.take_unsaved()
+        with self._lock:
+            logged_in, self._logged_in = self._logged_in, {}
         try:
-            if unsaved:
-                self._accounts.keep_failures(unsaved)
-        except SecurexferError as error:
-            self._observe(StoreError(f"failed logins could not be noted: {error.message}"))
-
-    def _note(self, user: User, source: str, renewed: PasswordHash | None) -> None:
-        """Store what follows from a login. The login is good whatever becomes of this."""
-        try:
-            if renewed:
-                self._accounts.rehash(user.name, user.hash or "", str(renewed))
-            self._accounts.remember(user.name, source)
-        except SecurexferError as error:
-            self._observe(StoreError(f"the login of user {user.name} could not be noted: {error.message}"))
+            if failures:
+                self._accounts.keep_failures(failures)
+                failures = {}
+            while logged_in:
+                (name, source), epoch = logged_in.popitem()
+                self._accounts.remember(name, source, epoch)
+        except BusyError as error:  # another process has the database: the next round may store it
+            self._guessing.put_back(failures)
+            with self._lock:
+                self._logged_in = {**logged_in, **self._logged_in}
+            self._observe(StoreError(f"logins wait to be noted: {error.message}"))
+        except Exception as error:  # noqa: BLE001 - it must not end with this; what was to be noted is lost at a restart
+            said = error.message if isinstance(error, SecurexferError) else repr(error)
+            self._observe(StoreError(f"logins could not be noted: {said}"))
 
     def _stored_hash(self, user: User | None) -> tuple[PasswordHash, str]:
         """Return the hash to check against, and why the answer can only be no, if so: then nobody's hash stands in."""

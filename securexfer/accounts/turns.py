@@ -3,7 +3,8 @@
 * Sources take turns with each other; within one, first come, first served.
 * Of two free places, one goes to those whose address their account knows, one to strangers, while both wait.
 * When the queue is full, a newcomer takes the last place of the source that has most of them waiting, if that is
-  more than the newcomer's own.
+  more than the newcomer's own. Half of the queue is for either kind, if it wants it: many strangers with a place each
+  cannot keep the known out.
 """
 
 from __future__ import annotations
@@ -78,13 +79,21 @@ class Turns:
     def _join(self, turn: _Turn) -> None:
         line = self._lines[turn.known]
         if self.waiting() >= self._most:
-            longest = max((turns for each in self._lines.values() for turns in each.values()), key=len, default=deque())
-            if len(longest) <= len(line.get(turn.source, ())) + 1:
-                raise self._full()
+            longest = self._most_crowded(turn)
             last = longest[-1]
             self._withdraw(last)
             last.refuse(self._full())
         line.setdefault(turn.source, deque()).append(turn)
+
+    def _most_crowded(self, newcomer: _Turn) -> deque[_Turn]:
+        """Return whose last place goes to a newcomer; raise BusyError if nobody's does."""
+        own, others = self._lines[newcomer.known], self._lines[not newcomer.known]
+        if others and sum(map(len, own.values())) < self._most // 2:
+            return max(others.values(), key=len)
+        longest = max((*own.values(), *others.values()), key=len, default=deque())
+        if len(longest) <= len(own.get(newcomer.source, ())) + 1:
+            raise self._full()
+        return longest
 
     def _next(self) -> _Turn | None:
         """Take the turn that is due out of the queue."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,13 +33,20 @@ class User:
 class Standing:
     """How a source stands with an account (see guessing.py): what of that outlives a restart.
 
-    `failures` are those of strangers in a row; they are void, and counted anew, with every `epoch`.
+    `failures` are those of strangers in a row; they are void, and counted anew, with every `epoch`. `seen` is when the
+    user last logged in from there, if `known`: see `today`.
     """
 
     exists: bool = False
     known: bool = False
     failures: int = 0
     epoch: int = 0
+    seen: int = 0
+
+
+def today() -> int:
+    """Return the number of days since 1970, which is as exactly as it is noted where users log in from."""
+    return int(time.time() / 86_400)
 
 
 def is_user_name(text: str) -> bool:

@@ -1,8 +1,8 @@
 """Keeps a flood of strangers out of the log: their lines are counted when there are too many.
 
-* What is bounded is what somebody without an account can cause: the lines of connections that never log in, and
-  limits that were hit before a login. Of one source: 10 lines, then one a second; of all sources together: 1000 lines,
-  then 10 a second. (What one source is: see hosts.py.)
+* What is bounded is what somebody without an account can cause: the lines of connections that never log in, limits
+  that were hit before a login, and errors of the server's own, of which each login may be one. Of one source: 10 lines,
+  then one a second; of all sources together: 1000 lines, then 10 a second. (What one source is: see hosts.py.)
 * A session is in the log whole, and so is everything else: from the login on nothing is left out. The opening of a
   connection for which there is no room is kept until it logs in, and written then, with its own time.
 * A connection that never logs in is in the log whole, or counted whole.
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from securexfer.events import ConnectionClosed, ConnectionOpened, LimitHit, LoginAccepted, LogSuppressed
+from securexfer.events import ConnectionClosed, ConnectionOpened, LimitHit, LoginAccepted, LogSuppressed, StoreError
 from securexfer.hosts import source_of
 
 if TYPE_CHECKING:
@@ -90,11 +90,13 @@ class Floodgate:
             stranger = self._strangers.get(getattr(event, "connection", 0))
             if isinstance(event, ConnectionOpened):
                 self._admit(moment, event)
-            elif isinstance(event, LimitHit) and not event.user:
-                if self._take(event.address, 1):
+            elif isinstance(event, StoreError) or (isinstance(event, LimitHit) and not event.user):
+                # While the database cannot be read, every stranger's login is an error of it.
+                address = event.address if isinstance(event, LimitHit) else ""
+                if self._take(address, 1):
                     self._write(moment, event)
                 else:
-                    self._count(event.address, event)
+                    self._count(address, event)
             elif stranger is None:
                 self._write(moment, event)
             elif isinstance(event, LoginAccepted):

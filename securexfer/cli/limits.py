@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
+
+
+def finite(value: float) -> float:
+    """Return a number that is one: nan lies in every range."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number of seconds")
+    return value
+
 
 MaxHandshakes = Annotated[
     int, typer.Option("--max-handshakes", min=1, max=10_000, help="Connections that have not logged in, in all.")
@@ -13,10 +22,16 @@ MaxHandshakesPerSource = Annotated[
     int, typer.Option("--max-handshakes-per-source", min=1, max=10_000, help="Of them, from one address.")
 ]
 HandshakeTimeout = Annotated[
-    float, typer.Option("--handshake-timeout", min=1, max=300, metavar="SECONDS", help="For the whole TLS handshake.")
+    float,
+    typer.Option(
+        "--handshake-timeout", callback=finite, min=1, max=300, metavar="SECONDS", help="For the whole TLS handshake."
+    ),
 ]
 LoginTimeout = Annotated[
-    float, typer.Option("--login-timeout", min=1, max=300, metavar="SECONDS", help="For the client to send its login.")
+    float,
+    typer.Option(
+        "--login-timeout", callback=finite, min=1, max=300, metavar="SECONDS", help="For the client to send its login."
+    ),
 ]
 LoginQueue = Annotated[
     int, typer.Option("--login-queue", min=1, max=10_000, help="Logins that wait to be checked; more are told: busy.")
@@ -35,7 +50,10 @@ MaxSessionsPerUser = Annotated[
     int, typer.Option("--max-sessions-per-user", min=1, max=10_000, help="Sessions of one user at a time.")
 ]
 IdleTimeout = Annotated[
-    float, typer.Option("--idle-timeout", min=1, max=3600, metavar="SECONDS", help="For a client that owes bytes.")
+    float,
+    typer.Option(
+        "--idle-timeout", callback=finite, min=1, max=3600, metavar="SECONDS", help="For a client that owes bytes."
+    ),
 ]
 MinimumRate = Annotated[
     int,

@@ -26,6 +26,7 @@ from securexfer.cli.limits import (
     MaxSessions,
     MaxSessionsPerUser,
     MinimumRate,
+    finite,
 )
 from securexfer.cli.log import Log, LogFormat
 from securexfer.cli.terminal import note
@@ -94,7 +95,10 @@ def serve(
     ] = "0700",  # type: ignore[assignment]
     group: Annotated[str | None, typer.Option("--group", help="Group of what is stored.")] = None,
     grace: Annotated[
-        float, typer.Option("--grace", min=0, max=3600, metavar="SECONDS", help="For running files, at the end.")
+        float,
+        typer.Option(
+            "--grace", callback=finite, min=0, max=3600, metavar="SECONDS", help="For running files, at the end."
+        ),
     ] = 10.0,
     max_handshakes: MaxHandshakes = 256,
     max_handshakes_per_source: MaxHandshakesPerSource = 64,
@@ -170,6 +174,7 @@ def serve(
         serving_as.warn(notices, log)
         log.write(ServerStarted(tuple(addresses), str(store.path)))
         finished = server.run()
+        logins.finish()
         log.write(ServerStopped("done" if finished else "sessions were cut off"))
     finally:
         store.close()

@@ -101,10 +101,13 @@ class Connection:
             return True
         if self.before_wait:
             self.before_wait()
+        deadline = time.monotonic() + seconds
         try:
-            return _wait(self._socket, time.monotonic() + seconds, reading=True, writing=False)
+            while not _wait(self._socket, deadline, reading=True, writing=bool(self._unsent)):
+                self._try_unsent()
         except PeerTimeoutError:
             return False
+        return True
 
     def peer_left(self) -> bool:
         """Whether the peer has closed its end, as far as can be seen without reading anything."""

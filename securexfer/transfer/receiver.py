@@ -108,7 +108,9 @@ class Receiver:
         """Receive the count and the files; raise what ended the session early."""
         self._connection.before_wait = self._commit_group
         try:
-            count = framing.decode_count(self._connection.receive(framing.COUNT_SIZE, self._idle_deadline()))
+            deadline = self._idle_deadline()
+            self._await_input(deadline)
+            count = framing.decode_count(self._connection.receive(framing.COUNT_SIZE, deadline))
             if count > framing.MAX_COUNT:
                 self._over_limit("count", f"{count} files were announced; the limit is {framing.MAX_COUNT}")
             for number in range(count):
@@ -129,11 +131,7 @@ class Receiver:
         deadline = self._idle_deadline()
         reason = SHORT_COUNT
         try:
-            ready = False
-            while not ready and time.monotonic() < deadline:
-                if self._stopping():
-                    raise ShuttingDownError("the server is being shut down")
-                ready = self._connection.has_input(_STOP_SECONDS)
+            self._await_input(deadline)
             begun = self._connection.receive(1, deadline)
             reason = ""
             return framing.FileHeader.decode(begun + self._connection.receive(framing.HEADER_SIZE - 1, deadline))
@@ -142,6 +140,14 @@ class Receiver:
             detail = f"{number} of {count} files came; {error.message}"
             self._abort(_Arrival(missing, time.monotonic()), reason or error.reason, detail)
             raise
+
+    def _await_input(self, deadline: float) -> None:
+        """Wait for more to come, until the deadline; raise ShuttingDownError if the server stops."""
+        ready = False
+        while not ready and time.monotonic() < deadline:
+            if self._stopping():
+                raise ShuttingDownError("the server is being shut down")
+            ready = self._connection.has_input(_STOP_SECONDS)
 
     def _receive_file(self, header: framing.FileHeader) -> None:
         arrival = _Arrival(header, time.monotonic())
