@@ -209,9 +209,8 @@ class Guessing:
             self._counts[key] = count
             if len(self._counts) > self._entries:
                 (forgotten, known), dropped = self._counts.popitem(last=False)
-                if (
-                    dropped.exists and not known
-                ):  # or what is stored of it would tell it from an account that does not exist
+                # What is stored of it would tell it from an account that does not exist.
+                if dropped.exists and not known:
                     self._unsaved[forgotten] = (0, dropped.epoch)
 
 
