@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lab import Lab
 
-from securexfer.accounts.guessing import FREE_FAILURES, LONGEST_WAIT, GuessLimits, wait_after
+from securexfer.accounts.guessing import FREE_FAILURES, KNOWN_FACTOR, LONGEST_WAIT, GuessLimits, wait_after
 from securexfer.accounts.logins import WAITING
 from securexfer.cli.floodgate import ALL_LINES, ALL_RATE, SOURCE_LINES
 from securexfer.server import Limits
@@ -58,7 +58,8 @@ def test_O09_the_numbers_on_the_page_are_those_of_the_code() -> None:
         == f"{FREE_FAILURES}; 1, 2, 4 ... {LONGEST_WAIT:.0f} s"
     )
     assert rows["failures in a row, of strangers to an account"].startswith(f"{guesses.failures},")
-    assert rows["failures a minute of one source, over all accounts"] == f"{guesses.source_failures}"
+    a_minute = rows["failures a minute of one source, over accounts to which it is a stranger / that know it"]
+    assert a_minute == f"{guesses.source_failures} / {guesses.source_failures * KNOWN_FACTOR}"
     assert rows["sessions, in all / of one user"] == f"{limits.sessions} / {limits.sessions_per_user}"
     assert rows["silence in a session; slowest rate after 30 s"].startswith(f"{limits.idle_seconds:.0f} s; 1 KiB/s")
     assert limits.minimum_rate == 1024
@@ -69,8 +70,9 @@ def test_O09_the_numbers_on_the_page_are_those_of_the_code() -> None:
     while (now := now + wait_after(tries)) <= day:
         tries += 1
     assert f"an address that the account knows: at most {tries}." in PAGE
-    spoken = f"{guesses.source_failures * day // 60 // 2 + guesses.source_failures // 2:,}".replace(",", " ")
-    assert f"at most\n  {spoken}." in PAGE
+    for most, where in ((guesses.source_failures, "a stranger"), (guesses.source_failures * KNOWN_FACTOR, "known")):
+        spoken = f"{most * day // 60 // 2 + most // 2:,}".replace(",", " ")
+        assert f"{spoken} where it is {where}" in PAGE
 
 
 def test_K11_a_stolen_server_key_is_good_until_a_new_ca_as_the_page_says(lab: Lab, tmp_path: Path) -> None:
