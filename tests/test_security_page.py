@@ -69,7 +69,7 @@ def test_O09_the_numbers_on_the_page_are_those_of_the_code() -> None:
     day, tries, now = 24 * 60 * 60, FREE_FAILURES, 0.0
     while (now := now + wait_after(tries)) <= day:
         tries += 1
-    assert f"an address that the account knows: at most {tries}." in PAGE
+    assert f"From an address that the account\n  knows: at most {tries}." in PAGE
     for most, where in ((guesses.source_failures, "a stranger"), (guesses.source_failures * KNOWN_FACTOR, "known")):
         spoken = f"{most * day // 60 // 2 + most // 2:,}".replace(",", " ")
         assert f"{spoken} where it is {where}" in PAGE
