@@ -423,6 +423,7 @@ def test_while_another_process_has_the_database_logins_go_on_and_are_noted_after
         for source in addresses:
             logins.check("ana", PASSWORD, source)
             time.sleep(0.3)  # so that some of it is being stored meanwhile
+            assert logins._standing("ana", source).known
         assert time.monotonic() - began < 9, "a login waited for the other process"
         other.execute("ROLLBACK")
     logins.close()

@@ -149,22 +149,24 @@ class Logins:
     def _save(self) -> None:
         failures = self._guessing.take_unsaved()
         with self._lock:
-            logged_in, self._logged_in = self._logged_in, {}
+            logged_in = dict(self._logged_in)
         try:
             if failures:
                 self._accounts.keep_failures(failures)
                 failures = {}
-            while logged_in:
-                (name, source), epoch = logged_in.popitem()
+            for (name, source), epoch in logged_in.items():
                 self._accounts.remember(name, source, epoch)
-        except BusyError as error:  # another process has the database: the next round may store it
+        except BusyError as error:  # another process has the database: the next round stores it
             self._guessing.put_back(failures)
-            with self._lock:
-                self._logged_in = {**logged_in, **self._logged_in}
             self._observe(StoreError(f"logins wait to be noted: {error.message}"))
+            return
         except Exception as error:  # noqa: BLE001 - it must not end with this; what was to be noted is lost at a restart
             said = error.message if isinstance(error, SecurexferError) else repr(error)
             self._observe(StoreError(f"logins could not be noted: {said}"))
+        with self._lock:  # only now: until it is stored, it stands here
+            for noted, epoch in logged_in.items():
+                if self._logged_in.get(noted) == epoch:
+                    del self._logged_in[noted]
 
     def _stored_hash(self, user: User | None) -> tuple[PasswordHash, str]:
         """Return the hash to check against, and why the answer can only be no, if so: then nobody's hash stands in."""
