@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -149,7 +150,10 @@ def test_F24_running_uploads_finish_within_the_grace(
     assert stops(server, 10) == 0
     assert lab.stored() == {f"{index}": bytes([index]) * MIB for index in range(5)}
     assert [event["reason"] for event in server.events("server.stop")] == ["done"]
-    assert {event["reason"] for event in server.events("conn.close")} == {"SHUTDOWN"}
+    # Whoever asked whether it still listens may have been let in once more.
+    reasons = Counter(event["reason"] for event in server.events("conn.close"))
+    assert reasons.pop("SHUTDOWN") == len(sessions)
+    assert reasons.keys() <= {"tls"}
 
 
 def test_F24_what_outlives_the_grace_is_cut_off_and_leaves_nothing(
