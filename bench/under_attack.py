@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def send_for(peers: list[Peer], seconds: float) -> Honest:
-    """Let each peer send one file after another for so long, each with new content; return what they did."""
+    """Let each peer send its file again and again for so long, each time as if anew; return what they did."""
     honest = Honest(seconds)
     lock = threading.Lock()
     end = time.monotonic() + seconds

@@ -4,7 +4,6 @@
   what could be opened at the start can be opened again later (a renewed key, the users' database once more).
 * Whoever owns a directory can put links into it at any moment. So root's commands do not work there with root's
   rights: they act as the owner, to whom what they make belongs.
-* Passwords and keys are in our memory, and memory does not go to a core file.
 
 The seam for these calls: elsewhere than on Linux there is no `--run-as`, and elsewhere than on POSIX nothing of it.
 """
@@ -20,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from securexfer.dumps import prctl
 from securexfer.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-# prctl(2), from <linux/prctl.h>
-_PR_SET_DUMPABLE = 4
-_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_NO_NEW_PRIVS = 38  # prctl(2), from <linux/prctl.h>
 
 # Lines of /proc/self/status (proc(5)), and what they say once no right is left. What may be inherited or is in the
 # bounding set counts for nothing with NoNewPrivs: no program that we could start gets any of it.
@@ -81,7 +79,7 @@ def drop(user: ServiceUser) -> None:
         os.setgroups(user.groups)
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        prctl(_PR_SET_NO_NEW_PRIVS, 1)
         left = _rights_left(user)
     except OSError as error:
         raise ConfigurationError(
@@ -240,33 +238,3 @@ def _set_effective_groups(owned: os.stat_result) -> None:
         gid, groups = owned.st_gid, [owned.st_gid]
     os.setgroups(groups)
     os.setegid(gid)
-
-
-# -- core dumps ------------------------------------------------------------------------------------------------
-
-
-def forbid_core_files() -> None:
-    """Let no core file be written of this process and those that it starts. Costs a fifth of a millisecond."""
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def forbid_dumps() -> None:
-    """Let nobody but root look into the memory of this process, whatever crashes; called after the last change of ids.
-
-    A core file's size limit does not hold where the system pipes dumps to a program (core(5)); this does. It also keeps
-    other processes of the same user from reading our memory. It costs the 2 to 10 ms that ctypes takes to import.
-    """
-    if sys.platform == "linux":
-        _prctl(_PR_SET_DUMPABLE, 0)
-
-
-def _prctl(option: int, value: int) -> None:
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

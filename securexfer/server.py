@@ -58,8 +58,8 @@ PROTOCOLS = (framing.ALPN,)
 ACCEPTS = 64  # from one listener, before the others and the housekeeping have their turn
 DESCRIPTOR_PAUSE = 0.2  # seconds without accepting when descriptors or threads have run out
 STACK_SIZE = 1 << 20  # bytes for a worker's stack: enough for OpenSSL and a few dozen Python frames
-# Before a login that was not looked at is sent away: who guesses, or queues, in a loop loops once a second.
-THROTTLED_SECONDS = 1.0
+# Before a login that was not looked at hears so: who guesses, or queues, in a loop loops once a second.
+TURNED_AWAY_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 5.0
 FORCED_SECONDS = 2.0  # how long workers get to end after their sockets were shut down
 
@@ -83,7 +83,7 @@ class Limits:
 class _Phase(enum.Enum):
     """How far a connection is. One whose login waits, or was good, is safe from being ended for a newer one."""
 
-    THROTTLED = enum.auto()  # its login was not looked at, and it waits before it hears so
+    TURNED_AWAY = enum.auto()  # its login was not looked at, and it waits before it hears so
     PROVING = enum.auto()  # handshake, then the bytes of a login
     WAITING = enum.auto()  # for its login to be checked; the queue has a limit of its own
     SESSION = enum.auto()
@@ -91,7 +91,7 @@ class _Phase(enum.Enum):
 
 
 # Those that may be ended for a newcomer, in that order.
-_LOOSE = (_Phase.THROTTLED, _Phase.PROVING, _Phase.ENDING)
+_LOOSE = (_Phase.TURNED_AWAY, _Phase.PROVING, _Phase.ENDING)
 
 
 @dataclass(eq=False, slots=True)
@@ -297,18 +297,15 @@ class Server:
         # Protocol 1 has no word for these: the session ends without an answer, which means "not now".
         except ThrottledError as error:
             self._observe(LoginThrottled(peer.number, peer.address, shown, error.message))
-            self._enter(peer, _Phase.THROTTLED)
-            connection.linger(THROTTLED_SECONDS)
+            self._turn_away(peer, connection)
             raise
         except BusyError as error:
             self._observe(LimitHit(peer.address, "logins", error.message))
-            self._enter(peer, _Phase.THROTTLED)
-            connection.linger(THROTTLED_SECONDS)
+            self._turn_away(peer, connection)
             raise
         self._observe(LoginAccepted(peer.number, peer.address, user, time.monotonic() - started))
         self._enter_session(peer, user)
         connection.post(framing.ACCEPTED)
-        rules = self._inbox.rules
         limits = self._limits
         session = Session(
             peer.number,
@@ -317,10 +314,15 @@ class Server:
             limits.largest_file,
             limits.idle_seconds,
             limits.minimum_rate,
-            rules.names,
+            self._inbox.rules.names,
         )
         with contextlib.closing(self._inbox.for_user(user)) as storage:
             Receiver(connection, storage, session, self._observe, lambda: bool(self._stops)).run()
+
+    def _turn_away(self, peer: _Peer, connection: Connection) -> None:
+        """Let whoever had no look at its login wait, in a place that anybody else may have, before it hears so."""
+        self._enter(peer, _Phase.TURNED_AWAY)
+        connection.linger(TURNED_AWAY_SECONDS)
 
     def _enter_session(self, peer: _Peer, user: str) -> None:
         """Count the peer as a session of `user`; raise BusyError if there are too many."""

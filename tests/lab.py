@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SECUREXFER = str(Path(sys.executable).with_name("securexfer"))
 PASSWORD = "correct horse 7 canary-5f2e"  # must never be seen in a log or an argument list
 # A server that can be traced, and whose descriptors can be counted, by who started it: otherwise by root alone.
-WATCHED = "from securexfer import cli, privileges; privileges.forbid_dumps = privileges.forbid_core_files; cli.main()"
+WATCHED = "from securexfer import cli, dumps; dumps.forbid_dumps = dumps.forbid_core_files; cli.main()"
 USERS = ("ana", "bruno", "carla", "davi", "eva")
 
 

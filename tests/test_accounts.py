@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import argon2
 import pytest
 
-from securexfer.accounts import database, passwords
+from securexfer.accounts import passwords, sqlite
 from securexfer.accounts.database import Accounts
 from securexfer.accounts.passwords import BadHashError, PasswordHash, Profile, make_passphrase, new_password, normalise
 from securexfer.errors import BusyError, ConfigurationError, UsageError
@@ -542,7 +542,7 @@ def test_a_writer_stops_no_reader_and_is_waited_for(
 ) -> None:
     accounts.add("alice", "x")
     accounts.close()
-    monkeypatch.setattr(database, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(sqlite, "LOCK_SECONDS", 0.3)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as raw:
         raw.execute("BEGIN IMMEDIATE")
         raw.execute("UPDATE users SET disabled = 1")
@@ -582,7 +582,7 @@ def test_many_threads_share_a_few_connections(accounts: Accounts) -> None:
         thread.join()
     assert wrong == []
     assert len(accounts.all()) == 25
-    assert most[0] - before <= 3 * database.CONNECTIONS + len(threads)  # a file and two companions; a listing each
+    assert most[0] - before <= 3 * sqlite.CONNECTIONS + len(threads)  # a file and two companions; a listing each
 
 
 WRITERS = """

@@ -248,27 +248,17 @@ def test_a_new_epoch_begins_with_nothing_counted(guessing: Guessing) -> None:
 # -- one source --------------------------------------------------------------------------------------------------
 
 
-def test_A11_a_source_gets_twenty_failures_in_any_minute_whatever_the_accounts(
-    guessing: Guessing, clock: Clock
+@pytest.mark.parametrize(("standing", "most"), [(NOBODY, 20), (KNOWN, 60)], ids=["stranger", "known"])
+def test_A11_a_source_gets_so_many_failures_in_any_minute_whatever_the_accounts(
+    guessing: Guessing, clock: Clock, standing: Standing, most: int
 ) -> None:
     evaluated: list[float] = []
     for number in range(40_000):
-        if fail(guessing, f"user{number}", ELSEWHERE, NOBODY):
+        if fail(guessing, f"user{number}", ELSEWHERE, standing):
             evaluated.append(clock.now)
         clock.now += 0.01
-    assert len(evaluated) > 60
-    for first, beyond in zip(evaluated, evaluated[20:], strict=False):
-        assert beyond - first > 60
-
-
-def test_A11_a_source_that_many_accounts_know_gets_three_times_as_many(guessing: Guessing, clock: Clock) -> None:
-    evaluated: list[float] = []
-    for number in range(20_000):
-        if fail(guessing, f"user{number}", HOME, KNOWN):
-            evaluated.append(clock.now)
-        clock.now += 0.02
-    assert len(evaluated) > 180
-    for first, beyond in zip(evaluated, evaluated[60:], strict=False):
+    assert len(evaluated) > 3 * most
+    for first, beyond in zip(evaluated, evaluated[most:], strict=False):
         assert beyond - first > 60
 
 

@@ -203,9 +203,8 @@ class Guessing:
         self._waiting.pop(key, None)
         if count.failures >= FREE_FAILURES:
             self._waiting[key] = count
-        elif (
-            count.failures or count.running or standing.failures
-        ):  # that many are stored: it may take a while to say none
+        # A count of zero stays while another one is stored: it may take a while to be stored, too.
+        elif count.failures or count.running or standing.failures:
             self._counts[key] = count
             if len(self._counts) > self._entries:
                 (forgotten, known), dropped = self._counts.popitem(last=False)

@@ -16,8 +16,8 @@ def main() -> None:
     gc.disable()
     from securexfer.cli.app import build
     from securexfer.cli.terminal import show_error
+    from securexfer.dumps import forbid_core_files
     from securexfer.errors import SecurexferError
-    from securexfer.privileges import forbid_core_files
 
     forbid_core_files()  # every command may have a password or a key in its memory
     arguments = sys.argv[1:]

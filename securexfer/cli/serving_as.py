@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from securexfer import privileges
+from securexfer import dumps, privileges
 from securexfer.cli.terminal import note
 from securexfer.errors import ConfigurationError
 from securexfer.events import PrivilegeNotice
@@ -46,7 +46,7 @@ def become(user: ServiceUser | None, certs: Path, users: Path, inbox: Path) -> l
             "serve runs as root: whoever breaks into it has this whole machine, and what it stores belongs to root. "
             "Give it a user of its own: securexfer serve --run-as USER"
         )
-    privileges.forbid_dumps()
+    dumps.forbid_dumps()
     return [PrivilegeNotice(text) for text in told]
 
 

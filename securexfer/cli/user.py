@@ -92,10 +92,10 @@ def disable(context: typer.Context, name: NameArgument, users: UsersOption = Non
 
 
 def enable(context: typer.Context, name: NameArgument, users: UsersOption = None, home: HomeOption = None) -> None:
-    """Let a disabled user log in again."""
+    """Let a user log in again who was disabled, or at whom others have guessed too often."""
     with _opened(_database(context, users, home)) as accounts:
         accounts.enable(name)
-    note(f"{name} can log in again, with the password from before.")
+    note(f"{name} can log in again, from everywhere, with the password from before.")
 
 
 def list_users(

@@ -10,6 +10,7 @@ for an orderly end: the former raises, the latter is a read of zero bytes.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import ssl
@@ -97,7 +98,7 @@ class Connection:
 
     def has_input(self, seconds: float) -> bool:
         """Whether there is something to read, waiting for it so long at most."""
-        if self._socket.pending():
+        if self._socket.pending() or _poll(self._socket, 0, reading=True, writing=False)[1]:
             return True
         if self.before_wait:
             self.before_wait()
@@ -207,20 +208,22 @@ def is_cut(error: Exception) -> bool:
 def _wait(sock: ssl.SSLSocket, deadline: float, *, reading: bool, writing: bool) -> bool:
     """Wait until the socket is ready; return whether there is input. Raise PeerTimeoutError at the deadline."""
     left = deadline - time.monotonic()
-    if left <= 0:
-        raise PeerTimeoutError("the other side said nothing for too long")
-    if sys.platform == "win32":
-        readable, writable, _ = select.select([sock] if reading else [], [sock] if writing else [], [], left)
-        ready, has_input = bool(readable or writable), bool(readable)
-    else:
-        poll = select.poll()
-        poll.register(sock, (select.POLLIN if reading else 0) | (select.POLLOUT if writing else 0))
-        found = poll.poll(left * 1000 + 1)
-        # An error or a hang-up counts as input: the read that follows says what it is.
-        ready, has_input = bool(found), bool(found) and bool(found[0][1] & ~select.POLLOUT)
+    ready, has_input = _poll(sock, left, reading=reading, writing=writing) if left > 0 else (False, False)
     if not ready:
         raise PeerTimeoutError("the other side said nothing for too long")
     return has_input
+
+
+def _poll(sock: ssl.SSLSocket, seconds: float, *, reading: bool, writing: bool) -> tuple[bool, bool]:
+    """Wait so long at most; return whether the socket is ready for any of it, and whether there is input."""
+    if sys.platform == "win32":
+        readable, writable, _ = select.select([sock] if reading else [], [sock] if writing else [], [], seconds)
+        return bool(readable or writable), bool(readable)
+    poll = select.poll()
+    poll.register(sock, (select.POLLIN if reading else 0) | (select.POLLOUT if writing else 0))
+    found = poll.poll(math.ceil(seconds * 1000))
+    # An error or a hang-up counts as input: the read that follows says what it is.
+    return bool(found), bool(found) and bool(found[0][1] & ~select.POLLOUT)
 
 
 def _ended(error: Exception) -> TruncatedError:

@@ -128,17 +128,15 @@ class Receiver:
 
     def _receive_header(self, number: int, count: int) -> framing.FileHeader:
         """Wait for the next file, but not while the server stops: between two files nothing is lost by ending."""
-        deadline = self._idle_deadline()
-        reason = SHORT_COUNT
+        deadline, begun = self._idle_deadline(), b""
         try:
             self._await_input(deadline)
             begun = self._connection.receive(1, deadline)
-            reason = ""
             return framing.FileHeader.decode(begun + self._connection.receive(framing.HEADER_SIZE - 1, deadline))
         except _ENDS_SESSION as error:
             missing = framing.FileHeader(b"", 0)
             detail = f"{number} of {count} files came; {error.message}"
-            self._abort(_Arrival(missing, time.monotonic()), reason or error.reason, detail)
+            self._abort(_Arrival(missing, time.monotonic()), error.reason if begun else SHORT_COUNT, detail)
             raise
 
     def _await_input(self, deadline: float) -> None:
@@ -181,7 +179,7 @@ class Receiver:
         """Take one file's payload and trailer, and leave it sealed; raises what makes it impossible."""
         name = arrival.header.name(self._session.names)
         if arrival.header.size >= PARALLEL_BYTES:
-            self._commit_group()  # its senders need not wait for this one
+            self._commit_group()  # the answers for those need not wait for this one
         elif any(other.header.field == arrival.header.field for other in self._group):
             self._commit_group()  # what becomes of this one depends on what becomes of that one
         with self._stage(name, arrival.header.size) as staging:
