@@ -38,7 +38,7 @@ from securexfer.wire import framing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from securexfer.transfer.sender import Item, Watcher
+    from securexfer.transfer.items import Item, Watcher
 
 DEFAULT_PORT = 9090
 PROTOCOLS = (framing.ALPN,)
@@ -152,7 +152,7 @@ def send(
 
 def _run(connection: Connection, items: Sequence[Item], watcher: Watcher) -> None:
     # Imported here: it is not needed before the login, and the server's verification takes longer than the import.
-    from securexfer.transfer.sender import Sender
+    from securexfer.transfer.classroom.sender import Sender
 
     sender = Sender(connection, items, watcher)
     try:

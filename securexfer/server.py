@@ -44,7 +44,7 @@ from securexfer.hosts import source_of
 from securexfer.net.connection import Connection, shake_hands
 from securexfer.net.listening import plain_address
 from securexfer.net.payload import MINIMUM_RATE
-from securexfer.transfer.receiver import Receiver, Session
+from securexfer.transfer.classroom.receiver import Receiver, Session
 from securexfer.wire import framing
 
 if TYPE_CHECKING:

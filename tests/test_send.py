@@ -25,7 +25,7 @@ from lab import PASSWORD, SECUREXFER, Lab, Server, environment
 from securexfer import client
 from securexfer.cli.report import Report
 from securexfer.net.tls import client_context
-from securexfer.transfer.sender import Item
+from securexfer.transfer.items import Item
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -459,7 +459,7 @@ def test_C01_an_interrupt_says_what_was_stored(place: Lab, server: Server, tmp_p
 def test_an_interrupt_counts_the_answers_that_have_come(place: Lab, server: Server, tmp_path: Path, there: str) -> None:
     """Also those that nobody has looked at yet: between two looks a mebibyte is sent, by a slow disk perhaps."""
     paths = make(tmp_path, small=b"x", large=bytes(700_000))
-    items = [Item(index, path, f"{there}/{path.name}", path.stat().st_size) for index, path in enumerate(paths)]
+    items = [Item(path, f"{there}/{path.name}", path.stat().st_size, index=index) for index, path in enumerate(paths)]
 
     class Interrupting(Report):
         def sent(self, item: Item) -> None:
@@ -472,7 +472,7 @@ def test_an_interrupt_counts_the_answers_that_have_come(place: Lab, server: Serv
     context = client_context(place.ca.read_text(), client.PROTOCOLS)
     with pytest.raises(KeyboardInterrupt):
         client.send(target, context, ("ana", PASSWORD), items, Interrupting(items, "", as_json=False, quiet=True))
-    assert [item.stored for item in items] == [True, False]
+    assert [item.outcome for item in items] == ["stored", None]
 
 
 @contextlib.contextmanager

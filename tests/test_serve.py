@@ -125,6 +125,8 @@ def refuses(port: int) -> bool:
         socket.create_connection(("localhost", port), timeout=5).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # its end took the connection that waited to be accepted along: ask again
+        return False
     return False
 
 

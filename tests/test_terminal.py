@@ -175,11 +175,10 @@ def test_C06_no_colour_and_dumb_terminals_are_respected(
 
 DRIVE = """
 import sys, time
-from pathlib import Path
 from securexfer.cli.report import Report
-from securexfer.transfer.sender import Item
+from securexfer.transfer.items import Item
 
-items = [Item(number, Path("x"), f"results/{number}.csv", 100) for number in range(50_000)]
+items = [Item("x", f"results/{number}.csv", 100, index=number) for number in range(50_000)]
 report = Report(items, "lab1:9090", as_json=False, quiet=False)
 spent = 0.0
 with report:
@@ -189,7 +188,7 @@ with report:
         item.sent = item.size
         started = time.perf_counter()
         report.sent(item)
-        item.stored = True
+        item.outcome = "stored"
         report.ended(item)
         spent += time.perf_counter() - started
         if item.index % 100 == 0:
@@ -211,12 +210,11 @@ def test_C06_fifty_thousand_tiny_files_are_not_held_up_by_drawing() -> None:
 
 SLOWLY = """
 import sys, time
-from pathlib import Path
 from securexfer.cli.report import Report
-from securexfer.transfer.sender import Item
+from securexfer.transfer.items import Item
 
 size = int(sys.argv[1])
-items = [Item(number, Path("x"), f"results/{number}.csv", size) for number in range(20)]
+items = [Item("x", f"results/{number}.csv", size, index=number) for number in range(20)]
 report = Report(items, "lab1:9090", as_json=False, quiet=False)
 with report:
     report.connected("ana", "lab1:9090")
@@ -224,7 +222,7 @@ with report:
         time.sleep(0.1)  # so that it is drawn
         item.sent = item.size
         report.sent(item)
-        item.stored = True
+        item.outcome = "stored"
         report.ended(item)
 """
 

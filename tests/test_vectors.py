@@ -27,7 +27,7 @@ from securexfer.names import NamePolicy
 from securexfer.net.connection import DRAIN_SECONDS
 from securexfer.net.payload import MINIMUM_RATE, RATE_GRACE_SECONDS, RATE_WINDOW_SECONDS
 from securexfer.server import Limits
-from securexfer.transfer.sender import ANSWER_RATE, ANSWER_SECONDS
+from securexfer.transfer.classroom.sender import ANSWER_RATE, ANSWER_SECONDS
 from securexfer.wire import framing
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
-    from securexfer.transfer.sender import Item
+    from securexfer.transfer.items import Item
 
 _DRAW_SECONDS = 0.2  # between two looks
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from securexfer.cli.progress import Display
-    from securexfer.transfer.sender import Item
+    from securexfer.transfer.items import Item
 
 # Most sends are over before anybody could read a progress bar; drawing one costs more time than they take.
 _DISPLAY_AFTER_SECONDS = 0.5
@@ -88,7 +88,7 @@ class Report:
         return self._verdict(outcome, unsent)
 
     def _verdict(self, outcome: SecurexferError | None, unsent: Sequence[Item]) -> SecurexferError | None:
-        stored = sum(item.stored for item in self._items)
+        stored = sum(item.outcome is not None for item in self._items)
         count = len(self._items)
         if isinstance(outcome, InterruptedTransferError):
             return InterruptedTransferError(
@@ -110,7 +110,7 @@ class Report:
 
     def _summary(self) -> None:
         seconds = time.monotonic() - self._started
-        stored = [item for item in self._items if item.stored]
+        stored = [item for item in self._items if item.outcome]
         size = sum(item.size for item in stored)
         refused = sum(1 for item in self._items if item.error and item.error.exit_code == 5)
         if self._json:
@@ -169,10 +169,10 @@ def _fields(item: Item) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "event": "file",
         "name": item.name,
-        "status": "stored" if item.stored else "refused" if error and error.exit_code == 5 else "failed",
+        "status": item.outcome or ("refused" if error and error.exit_code == 5 else "failed"),
         "size": item.size,
         "sha256": item.sha256,
-        "stored_as": item.name if item.stored else None,
+        "stored_as": item.stored_as,
         "reason": error.reason if error else None,
     }
     return {**fields, "detail": error.message} if error else fields

@@ -23,7 +23,7 @@ from securexfer.errors import (
 
 if TYPE_CHECKING:
     from securexfer.client import Target
-    from securexfer.transfer.sender import Item
+    from securexfer.transfer.items import Item
 
 
 def send(
@@ -96,7 +96,8 @@ def _items(paths: list[Path], directory: str) -> list[Item]:
     Raises UsageError for two files with one name.
     """
     from securexfer.names import Name, show
-    from securexfer.transfer.sender import Item, unsendable
+    from securexfer.transfer.items import Item
+    from securexfer.transfer.sources import unsendable
     from securexfer.wire.framing import FileHeader, encode_count
 
     encode_count(len(paths))
@@ -110,7 +111,7 @@ def _items(paths: list[Path], directory: str) -> list[Item]:
                 f"{show(str(names[name]))} and {show(str(path))} would both be stored as {show(name)}",
                 hint="Send one of them to another directory: HOST/DIRECTORY",
             )
-        item = Item(index, path, name, 0)
+        item = Item(path, name, index=index)
         items.append(item)
         try:
             found = path.lstat()

@@ -27,7 +27,7 @@ from securexfer.names import STAGING_NAME, Name, NamePolicy
 from securexfer.net.connection import Connection
 from securexfer.net.tls import client_context, server_context
 from securexfer.storage.local import Inbox, Rules
-from securexfer.transfer.receiver import Receiver, Session
+from securexfer.transfer.classroom.receiver import Receiver, Session
 from securexfer.wire import framing
 
 if TYPE_CHECKING:

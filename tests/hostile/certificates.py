@@ -81,7 +81,7 @@ def make_leaf(
     """Make a server's certificate with what is asked for, signed by `ca` or by itself."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     subject = _name(common_name)
-    issuer = ca or Pair(None, key)  # type: ignore[arg-type]
+    issuer_key = ca.key if ca else key
     builder = (
         _builder(subject, ca.certificate.subject if ca else subject, key, not_before, not_after)
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
@@ -89,12 +89,12 @@ def make_leaf(
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     )
     if key_id:
-        issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
+        issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
         builder = builder.add_extension(issuer_id, critical=False)
     if names:
         san = [x509.IPAddress(_address(name)) if _address(name) else x509.DNSName(name) for name in names]
         builder = builder.add_extension(x509.SubjectAlternativeName(san), critical=False)
-    return Pair(builder.sign(issuer.key, hashes.SHA256()), key)
+    return Pair(builder.sign(issuer_key, hashes.SHA256()), key)
 
 
 def signed_with_sha1(leaf: Pair, ca: Pair) -> Pair:

@@ -7,31 +7,27 @@ purpose, so that the receiver stores nothing for it and finds the next file wher
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-import stat
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from securexfer.errors import (
     ProtocolError,
     RefusedError,
-    SecurexferError,
     SessionEndedError,
     SourceError,
     TruncatedError,
 )
 from securexfer.names import show
 from securexfer.net.payload import BUFFER_SIZE, MINIMUM_RATE, Buffer
+from securexfer.transfer.sources import SourceFile
 from securexfer.wire import framing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from securexfer.net.connection import Connection
+    from securexfer.transfer.items import Item, Watcher
 
 # The receiver may have to hash a file it already has, and to sync what came: so long at least, and longer for
 # more bytes. 20 MB/s is what a slow disk still does.
@@ -41,87 +37,10 @@ ANSWER_RATE = 20_000_000
 SEND_SECONDS = BUFFER_SIZE / MINIMUM_RATE
 _LISTEN_BYTES = 1 << 20  # how much may be sent before looking whether the receiver has said something
 
-# Never waits on a FIFO or a device, never follows a link.
-_OPEN = (
-    os.O_RDONLY
-    | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
+REFUSED_HINT = (
+    "Other content under this name, a name it does not allow, a quota, its largest file, or no room: the server's log "
+    "says which. Rename the file, or ask whoever runs the server."
 )
-
-
-@dataclass(slots=True)
-class Item:
-    """One file to send: where it is, under which name, how far it got (bytes), and what became of it."""
-
-    index: int
-    path: Path
-    name: str
-    size: int
-    sent: int = 0
-    sha256: str | None = None
-    stored: bool = False
-    error: SecurexferError | None = None
-
-    @property
-    def open(self) -> bool:
-        """Whether its fate is still unknown."""
-        return not self.stored and self.error is None
-
-
-class Watcher(Protocol):
-    """Who is told how a send goes: the progress display and the reports."""
-
-    def connected(self, user: str, server: str) -> None:
-        """Hear that the server proved who it is and accepted the login."""
-
-    def retrying(self, why: str, seconds: float) -> None:
-        """Hear that the server is busy, and when it is tried again."""
-
-    def sent(self, item: Item) -> None:
-        """Hear that more of a file is on its way. Called for every piece, so it must be quick."""
-
-    def ended(self, item: Item) -> None:
-        """Hear what became of a file: the server's word, or what went wrong here."""
-
-
-class SourceFile:
-    """An open plain file that notices when it changes while it is read."""
-
-    def __init__(self, path: Path) -> None:
-        """Open `path`; raise SourceError if it is missing, unreadable, or not a plain file."""
-        try:
-            self._descriptor = os.open(path, _OPEN)
-        except OSError as error:
-            raise _open_problem(path, error) from error
-        self._before = os.fstat(self._descriptor)
-        if not stat.S_ISREG(self._before.st_mode):
-            os.close(self._descriptor)
-            raise unsendable(path, self._before.st_mode)
-        self.path = path
-        self.size = self._before.st_size
-
-    def read_into(self, view: memoryview) -> int:
-        """Read the next bytes; 0 at the end of the file. Raises SourceError."""
-        try:
-            return os.readv(self._descriptor, [view]) if hasattr(os, "readv") else _read_into(self._descriptor, view)
-        except OSError as error:
-            raise SourceError(f"{show(str(self.path))} cannot be read: {error.strerror}") from error
-
-    def check_unchanged(self) -> None:
-        """Raise SourceError if the file is not what it was when it was opened."""
-        after = os.fstat(self._descriptor)
-        if after.st_nlink == 0 and self._before.st_nlink:
-            raise SourceError(f"{show(str(self.path))} was deleted or replaced while it was being sent")
-        grown = self.read_into(memoryview(bytearray(1)))
-        before = self._before
-        if grown or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise SourceError(f"{show(str(self.path))} changed while it was being sent")
-
-    def close(self) -> None:
-        """Let the file go."""
-        os.close(self._descriptor)
 
 
 class Sender:
@@ -244,56 +163,12 @@ class Sender:
                 raise ProtocolError(f"the server said that it stored {show(item.name)!r} before it had all of it")
             self._answered += 1
             if item.error is None and bytes([answer]) == framing.ACCEPTED:
-                item.stored = True
+                item.outcome, item.stored_as = "stored", item.name
             elif item.error is None:
                 item.error = RefusedError(f"the server did not store {show(item.name)!r}", hint=REFUSED_HINT)
             self._watcher.ended(item)
 
 
-REFUSED_HINT = (
-    "Other content under this name, a name it does not allow, a quota, its largest file, or no room: the server's log "
-    "says which. Rename the file, or ask whoever runs the server."
-)
-
-
-def kind_of(mode: int) -> str:
-    """Return what a directory entry is that is not a plain file, in words."""
-    kinds = {
-        stat.S_IFDIR: "a directory",
-        stat.S_IFLNK: "a symbolic link",
-        stat.S_IFIFO: "a pipe (FIFO)",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    return kinds.get(stat.S_IFMT(mode), "not a plain file")
-
-
-def unsendable(path: Path, mode: int) -> SourceError:
-    """Return the error for an entry that is not a plain file, with what to send instead."""
-    if stat.S_ISDIR(mode):
-        shown = show(str(path))
-        hint = f"Send the files in it ({shown}/*), or pack it: tar czf {show(path.name)}.tar.gz {shown}"
-    elif stat.S_ISLNK(mode):
-        hint = f"Send the file it points to: {show(str(path.resolve()))}"
-    else:
-        hint = "Save its content to a file and send that."
-    return SourceError(f"{show(str(path))} is {kind_of(mode)}, not a file", hint=hint)
-
-
-def _open_problem(path: Path, error: OSError) -> SourceError:
-    if error.errno == errno.ELOOP:
-        return unsendable(path, stat.S_IFLNK)
-    return SourceError(f"{show(str(path))} cannot be opened: {error.strerror}")
-
-
 def _wrong(digest: hashlib._Hash) -> bytes:
     """Return a trailer that cannot be the digest's, so that the receiver stores nothing."""
     return bytes(byte ^ 0xFF for byte in digest.digest())
-
-
-def _read_into(descriptor: int, view: memoryview) -> int:
-    """Do what `os.readv` does, where there is none (Windows)."""
-    data = os.read(descriptor, len(view))
-    view[: len(data)] = data
-    return len(data)

@@ -1,0 +1,1 @@
+"""Protocol 1, the classroom framing: one side of a session, whoever connected."""

@@ -1,0 +1,52 @@
+"""What is sent: files and directories with their names there, how far each got, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from securexfer.errors import SecurexferError
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One file or directory: where it is, under which name, how far it got (bytes), and what became of it."""
+
+    path: Path | str
+    name: str
+    size: int = 0
+    mtime_ns: int = 0
+    executable: bool = False
+    directory: bool = False
+    sent: int = 0  # of its bytes, those that the receiver has or that are on their way there
+    resumed: int = 0  # of them, those that the receiver had from an earlier send
+    sha256: str | None = None
+    # What the receiver said: stored, renamed, replaced, unchanged; or skipped, where the sender asked for that.
+    outcome: str | None = None
+    stored_as: str | None = None
+    error: SecurexferError | None = None
+    index: int = 0  # among all that are sent
+
+    @property
+    def open(self) -> bool:
+        """Whether its fate is still unknown."""
+        return self.outcome is None and self.error is None
+
+
+class Watcher(Protocol):
+    """Who is told how a send goes: the progress display and the reports."""
+
+    def connected(self, user: str, server: str) -> None:
+        """Hear that the server proved who it is and accepted the login."""
+
+    def retrying(self, why: str, seconds: float) -> None:
+        """Hear that the server is busy, or the connection was lost, and when it is tried again."""
+
+    def sent(self, item: Item) -> None:
+        """Hear that more of a file is on its way. Called for every piece, so it must be quick."""
+
+    def ended(self, item: Item) -> None:
+        """Hear what became of a file: the server's word, or what went wrong here."""

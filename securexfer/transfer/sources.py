@@ -1,0 +1,97 @@
+"""Plain files to send: opened without waiting, never through a link, and watched for changes while they are read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from securexfer.errors import SourceError
+from securexfer.names import show
+
+# Never waits on a FIFO or a device, never follows a link.
+_OPEN = (
+    os.O_RDONLY
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+
+
+class SourceFile:
+    """An open plain file that notices when it changes while it is read."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open `path`; raise SourceError if it is missing, unreadable, or not a plain file."""
+        try:
+            self._descriptor = os.open(path, _OPEN)
+        except OSError as error:
+            raise _open_problem(path, error) from error
+        self._before = os.fstat(self._descriptor)
+        if not stat.S_ISREG(self._before.st_mode):
+            os.close(self._descriptor)
+            raise unsendable(path, self._before.st_mode)
+        self.path = path
+        self.size = self._before.st_size
+
+    def read_into(self, view: memoryview) -> int:
+        """Read the next bytes; 0 at the end of the file. Raises SourceError."""
+        try:
+            return os.readv(self._descriptor, [view]) if hasattr(os, "readv") else _read_into(self._descriptor, view)
+        except OSError as error:
+            raise SourceError(f"{show(str(self.path))} cannot be read: {error.strerror}") from error
+
+    def check_unchanged(self) -> None:
+        """Raise SourceError if the file is not what it was when it was opened."""
+        after = os.fstat(self._descriptor)
+        if after.st_nlink == 0 and self._before.st_nlink:
+            raise SourceError(f"{show(str(self.path))} was deleted or replaced while it was being sent")
+        grown = self.read_into(memoryview(bytearray(1)))
+        before = self._before
+        if grown or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise SourceError(f"{show(str(self.path))} changed while it was being sent")
+
+    def close(self) -> None:
+        """Let the file go."""
+        os.close(self._descriptor)
+
+
+def kind_of(mode: int) -> str:
+    """Return what a directory entry is that is not a plain file, in words."""
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFIFO: "a pipe (FIFO)",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "not a plain file")
+
+
+def unsendable(path: Path | str, mode: int) -> SourceError:
+    """Return the error for an entry that is not a plain file, with what to send instead."""
+    path = Path(path)
+    if stat.S_ISDIR(mode):
+        shown = show(str(path))
+        hint = f"Send the files in it ({shown}/*), or pack it: tar czf {show(path.name)}.tar.gz {shown}"
+    elif stat.S_ISLNK(mode):
+        hint = f"Send the file it points to: {show(str(path.resolve()))}"
+    else:
+        hint = "Save its content to a file and send that."
+    return SourceError(f"{show(str(path))} is {kind_of(mode)}, not a file", hint=hint)
+
+
+def _open_problem(path: Path | str, error: OSError) -> SourceError:
+    if error.errno == errno.ELOOP:
+        return unsendable(path, stat.S_IFLNK)
+    return SourceError(f"{show(str(path))} cannot be opened: {error.strerror}")
+
+
+def _read_into(descriptor: int, view: memoryview) -> int:
+    """Do what `os.readv` does, where there is none (Windows)."""
+    data = os.read(descriptor, len(view))
+    view[: len(data)] = data
+    return len(data)
