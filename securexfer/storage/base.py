@@ -1,7 +1,8 @@
 """What a place for received files must promise, whether it is a directory or, later, an object store.
 
-A file is *staged* while its bytes arrive, *sealed* with the digest they must have had, and *committed*: made
-durable, then visible, then acknowledged. Leaving the `with` block of a staging that was not sealed discards it.
+A file is *offered* (is there room, is its name free, how much of it is here already?), *staged* while its bytes
+arrive, *sealed* with the digest they must have had, and *committed*: made durable, then visible, then acknowledged.
+Leaving the `with` block of a staging that was not sealed discards it, or keeps it for a later send to resume.
 The interface knows names, bytes and commits; it knows no descriptors and no renames.
 """
 
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import hashlib
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from securexfer.errors import SecurexferError
@@ -45,8 +47,18 @@ class Committed:
     stored_as: Name
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a sender says about a file: its name, its size in bytes, its mtime (None: the moment it is stored)."""
+
+    name: Name
+    size: int
+    mtime_ns: int | None = None
+    executable: bool = False
+
+
 class Staging(Protocol):
-    """A file on its way in: invisible, and gone again unless it is sealed and committed."""
+    """A file on its way in: invisible, and gone again, or kept to be resumed, unless it is sealed and committed."""
 
     @property
     def name(self) -> Name:
@@ -54,7 +66,7 @@ class Staging(Protocol):
         ...
 
     def write(self, data: memoryview) -> None:
-        """Append bytes. Raises NoSpaceError or StorageFailedError."""
+        """Append bytes. Raises NoSpaceError or StorageFailedError; BusyError once another transfer has taken it over."""
         ...
 
     def seal(self, digest: bytes) -> None:
@@ -69,18 +81,62 @@ class Staging(Protocol):
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        """Keep what came, if it is worth resuming and `kind` is an end of the connection; else discard it."""
+        ...
+
+
+class Offered(Protocol):
+    """A file that was offered, with room for it set aside, until it is staged, kept or dropped."""
+
+    @property
+    def have(self) -> int:
+        """So many of its first bytes may be here already: the sender has to prove that they are the same.
+
+        All of them, if a file of that size stands under the name.
+        """
+        ...
+
+    def prefix(self, tick: Callable[[], None]) -> hashlib._Hash:
+        """Return SHA-256, as far as it has come, over those bytes. Takes as long as reading them; `tick` runs often.
+
+        May be called from another thread. Raises StorageFailedError.
+        """
+        ...
+
+    def keep(self) -> Committed:
+        """Say that the whole file was proved to be the one that stands there: it is unchanged."""
+        ...
+
+    def differs(self) -> SecurexferError:
+        """Say that the bytes here are others. Return why the file is refused for good, or ChangedError: offer it anew.
+
+        A partial file is discarded.
+        """
+        ...
+
+    def stage(self, *, resume: bool) -> Staging:
+        """Begin to take the bytes: those after `have`, or all of them."""
+        ...
+
+    def drop(self) -> None:
+        """Give the room back; what is here of it stays."""
+        ...
 
 
 class Storage(Protocol):
-    """Where one user's files go."""
+    """Where one user's files go, for one send."""
 
-    def stage(self, name: Name, size: int) -> Staging:
-        """Begin a file of `size` bytes.
+    def offer(self, file: Description, *, fresh: bool) -> Offered:
+        """Set room aside for a file. With `fresh`, what is here of it does not count.
 
-        Raises NameTakenError, QuotaExceededError, NoSpaceError or StorageFailedError where it is known already that
-        the file could not be committed.
+        Raises NameTakenError, SkippedError, QuotaExceededError, NoSpaceError or StorageFailedError where it is known
+        already that the file could not be committed.
         """
+        ...
+
+    def stage(self, file: Description) -> Staging:
+        """Begin a file of which nothing is here, and nothing will be kept. Raises what `offer` raises."""
         ...
 
     def commit(self, group: Sequence[Staging]) -> list[Committed | SecurexferError]:
@@ -88,6 +144,10 @@ class Storage(Protocol):
 
         When this returns, every Committed file is on disk under its name; the others have left nothing.
         """
+        ...
+
+    def make_directory(self, file: Description) -> Committed:
+        """Make a directory, durably, unless it is there, and set its mtime. Raises NameTakenError and the like."""
         ...
 
     def close(self) -> None:
