@@ -127,6 +127,30 @@ class StorageFailedError(RefusedError):
     reason = "IO"
 
 
+class SkippedError(RefusedError):
+    """Other content stands under this name on the server, and the policy in force is to leave it there."""
+
+    reason = "SKIPPED"
+
+
+class PolicyRefusedError(RefusedError):
+    """The server does not allow this --on-conflict: leave it out, or ask whoever runs it for --allow-conflict."""
+
+    reason = "POLICY"
+
+
+class ChangedError(RefusedError):
+    """What the server has of it is not the beginning of this file: it has to be sent from the start."""
+
+    reason = "CHANGED"
+
+
+class AbortedError(RefusedError):
+    """The sender broke it off: the reason is given on the sender's side."""
+
+    reason = "ABORTED"
+
+
 # -- 6: integrity ------------------------------------------------------------------------------------------
 
 

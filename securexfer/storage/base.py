@@ -146,6 +146,10 @@ class Storage(Protocol):
         """
         ...
 
+    def room(self) -> tuple[int | None, int | None]:
+        """Return how many bytes and how many files may still come; None where nothing but the disk sets an end."""
+        ...
+
     def make_directory(self, file: Description) -> Committed:
         """Make a directory, durably, unless it is there, and set its mtime. Raises NameTakenError and the like."""
         ...
