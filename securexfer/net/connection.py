@@ -110,6 +110,32 @@ class Connection:
             return False
         return True
 
+    def wait(self, seconds: float, wake: int | None = None) -> bool:
+        """Wait until there is input, or the descriptor `wake` is readable; return whether either came in time.
+
+        What was posted goes out meanwhile.
+        """
+        if self._socket.pending():
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        if wake is not None:
+            poll.register(wake, select.POLLIN)
+        found = poll.poll(math.ceil(seconds * 1000))
+        self._try_unsent()
+        return bool(found)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were posted and that the system has not taken yet."""
+        return len(self._unsent)
+
+    def drain(self, deadline: float) -> None:
+        """Wait until what was posted has gone out; raise PeerTimeoutError at the deadline. Input is left where it is."""
+        while self._unsent:
+            _wait(self._socket, deadline, reading=False, writing=True)
+            self._try_unsent()
+
     def peer_left(self) -> bool:
         """Whether the peer has closed its end, as far as can be seen without reading anything."""
         try:
