@@ -66,7 +66,7 @@ class Staging(Protocol):
         ...
 
     def write(self, data: memoryview) -> None:
-        """Append bytes. Raises NoSpaceError or StorageFailedError; BusyError once another transfer has taken it over."""
+        """Append bytes. Raises NoSpaceError, StorageFailedError, or BusyError once another transfer took it over."""
         ...
 
     def seal(self, digest: bytes) -> None:
