@@ -115,6 +115,8 @@ class Connection:
 
         What was posted goes out meanwhile.
         """
+        if sys.platform == "win32":  # only a server has what to be woken by
+            return self.has_input(seconds)
         if self._socket.pending():
             return True
         poll = select.poll()

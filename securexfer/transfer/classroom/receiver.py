@@ -26,14 +26,14 @@ from securexfer.errors import (
 )
 from securexfer.events import FileAborted, FileRejected, FileStored, LimitHit
 from securexfer.net.payload import PARALLEL_BYTES, Buffer, MinimumRate, Parallel
-from securexfer.storage.base import Committed
+from securexfer.storage.base import Committed, Description
 from securexfer.wire import framing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from securexfer.events import Observer
-    from securexfer.names import Name, NamePolicy
+    from securexfer.names import NamePolicy
     from securexfer.net.connection import Connection
     from securexfer.storage.base import Staging, Storage
 
@@ -182,7 +182,7 @@ class Receiver:
             self._commit_group()  # the answers for those need not wait for this one
         elif any(other.header.field == arrival.header.field for other in self._group):
             self._commit_group()  # what becomes of this one depends on what becomes of that one
-        with self._stage(name, arrival.header.size) as staging:
+        with self._stage(Description(name, arrival.header.size)) as staging:
             digest = hashlib.sha256()
 
             def sink(held: memoryview) -> None:
@@ -197,14 +197,14 @@ class Receiver:
             staging.seal(trailer)
             arrival.staging = staging
 
-    def _stage(self, name: Name, size: int) -> Staging:
+    def _stage(self, file: Description) -> Staging:
         try:
-            return self._storage.stage(name, size)
+            return self._storage.stage(file)
         except StorageFailedError:
             if not self._group:
                 raise
             self._commit_group()  # it holds descriptors, and they may be what is lacking
-            return self._storage.stage(name, size)
+            return self._storage.stage(file)
 
     def _drain(self, held: memoryview) -> None:
         self._sink(held)
