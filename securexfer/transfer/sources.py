@@ -29,12 +29,13 @@ class SourceFile:
             self._descriptor = os.open(path, _OPEN)
         except OSError as error:
             raise _open_problem(path, error) from error
-        self._before = os.fstat(self._descriptor)
-        if not stat.S_ISREG(self._before.st_mode):
+        self.status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(self.status.st_mode):
             os.close(self._descriptor)
-            raise unsendable(path, self._before.st_mode)
+            raise unsendable(path, self.status.st_mode)
         self.path = path
-        self.size = self._before.st_size
+        self.size = self.status.st_size
+        self.mtime_ns = self.status.st_mtime_ns
 
     def read_into(self, view: memoryview) -> int:
         """Read the next bytes; 0 at the end of the file. Raises SourceError."""
@@ -46,10 +47,10 @@ class SourceFile:
     def check_unchanged(self) -> None:
         """Raise SourceError if the file is not what it was when it was opened."""
         after = os.fstat(self._descriptor)
-        if after.st_nlink == 0 and self._before.st_nlink:
+        if after.st_nlink == 0 and self.status.st_nlink:
             raise SourceError(f"{show(str(self.path))} was deleted or replaced while it was being sent")
         grown = self.read_into(memoryview(bytearray(1)))
-        before = self._before
+        before = self.status
         if grown or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise SourceError(f"{show(str(self.path))} changed while it was being sent")
 
