@@ -29,6 +29,7 @@ class Item:
     stored_as: str | None = None
     error: SecurexferError | None = None
     index: int = 0  # among all that are sent
+    identity: tuple[int, int] | None = None  # device and inode of a file found in a directory: only that one is read
 
     @property
     def open(self) -> bool:
