@@ -165,7 +165,7 @@ def test_F29_what_is_no_plain_file_is_refused_and_never_waited_for(place: Lab, s
         ("/proc/self/status", "changed while it was being sent"),
     ):
         assert f"securexfer: {name} {kind}\n" in result.stderr
-    assert f"Send the file it points to: {good}\n" in result.stderr
+    assert f"Send what it points to: {good}\n" in result.stderr
     assert f"Send the files in it ({made['directory']}/*)" in result.stderr
 
 

@@ -28,6 +28,7 @@ class Item:
     outcome: str | None = None
     stored_as: str | None = None
     error: SecurexferError | None = None
+    identity: tuple[int, int] | None = None  # device and inode of a file found in a directory: only that one is read
 
     @property
     def open(self) -> bool:

@@ -24,6 +24,7 @@ from securexfer.errors import (
 )
 from securexfer.names import show
 from securexfer.net.payload import BUFFER_SIZE, Buffer
+from securexfer.transfer.digests import clock_ns
 from securexfer.transfer.sources import SourceFile
 from securexfer.wire import messages
 from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH, MAX_DATA, UNKNOWN
@@ -157,7 +158,7 @@ class Sender:
     def _send_eagerly(self, item: Item) -> None:
         """Send a small file with its offer; as it is when it is opened, so nothing was promised before that."""
         try:
-            source = SourceFile(item.path)
+            source = SourceFile(item.path, item.identity)
         except SourceError as error:
             self._fail(item, error)
             return
@@ -188,7 +189,7 @@ class Sender:
             self._abort(number, "DRY-RUN")
             return
         try:
-            source = SourceFile(item.path)
+            source = SourceFile(item.path, item.identity)
         except SourceError as error:
             item.error = error
             self._abort(number, error.reason)
@@ -242,7 +243,7 @@ class Sender:
 
     def _send_content(self, number: int, item: Item, source: SourceFile, digest: hashlib._Hash, offset: int) -> None:
         """Send what comes after `offset`, and the trailer; an Abort if the receiver or the source do not want to."""
-        began = time.time_ns()
+        began = clock_ns()
         left = item.size - offset
         if left >= BUFFER_SIZE:
             # Pages of the file then come to lie on pages of the buffer, and whole buffers in whole records: a tenth
@@ -268,7 +269,7 @@ class Sender:
             return
         found = digest.digest()
         item.sha256 = found.hex()
-        self._sending.digests.add(source.status, found, began)
+        self._sending.digests.add(source.found, found, began)
         self._end_with(number, messages.Trailer(found))
 
     def _append_data(self, number: int, length: int) -> None:

@@ -79,7 +79,7 @@ class Sending:
 
     def known_digest(self, source: SourceFile) -> bytes | None:
         """Return the digest of a file that has not changed since it was computed, if it is known and may be used."""
-        return None if self.wishes.rehash else self.digests.find(source.status)
+        return None if self.wishes.rehash else self.digests.find(source.found)
 
     def __enter__(self) -> Self:
         return self
