@@ -10,8 +10,10 @@ import os
 import re
 import socket
 import ssl
+import stat
 import time
 import unicodedata
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from securexfer.errors import (
@@ -36,7 +38,7 @@ from securexfer.profiles import address_of, is_authority, pinned
 from securexfer.wire import framing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from securexfer.transfer.items import Item, Watcher
 
@@ -66,6 +68,29 @@ class Target(NamedTuple):
     def address(self) -> str:
         """Host and port as people write them."""
         return address_of(self.host, self.port)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How to send, as far as the sender can choose. Raises UsageError for wishes that cannot be met together."""
+
+    protocol: int | None = None  # None: the newest one that both sides speak
+    on_conflict: str | None = None  # refuse, rename, replace, skip; None: what the server does by itself
+    retries: int = 5  # times that a lost connection is made again
+    timeout: float = 60.0  # seconds that a server which owes an answer may be silent
+    limit: int | None = None  # bytes a second
+    rehash: bool = False  # read every file, whatever is remembered of it
+
+    def __post_init__(self) -> None:
+        if self.protocol == 1:
+            self.check_classroom("--protocol 1 was asked for")
+
+    def check_classroom(self, why: str) -> None:
+        """Raise UsageError if protocol 1, which has to be spoken because of `why`, cannot do this."""
+        options = {"--on-conflict": self.on_conflict, "--limit": self.limit, "--rehash": self.rehash}
+        for option, wished in options.items():
+            if wished:
+                raise UsageError(f"{option} needs protocol 2, and {why}", hint=f"Leave {option} out.")
 
 
 def parse_target(text: str) -> Target:
@@ -124,25 +149,38 @@ def login_name() -> str:
 
 
 def send(
-    target: Target, context: ssl.SSLContext, login: tuple[str, str], items: Sequence[Item], watcher: Watcher
+    target: Target,
+    context: ssl.SSLContext,
+    login: tuple[str, str],
+    items: Iterable[Item],
+    watcher: Watcher,
+    wishes: Wishes,
 ) -> None:
-    """Send `items` as the user and with the password of `login`; what became of each stands in it afterwards.
+    """Send `items` as the user and with the password of `login`; what became of each, `watcher` is told.
 
     `context` is that of `net.tls.client_context`, for PROTOCOLS. A server that ends a session in order, after answering
     for some of the files (as after one that is too large), gets the rest in another session. Raises what kept files
-    from being sent that have no error of their own; UsageError, before connecting, for a login that cannot be sent.
+    from being sent that have no error of their own; UsageError, before connecting, for a login that cannot be sent or
+    wishes that cannot be met.
     """
     user, password = login
     message = framing.Login(user, unicodedata.normalize("NFC", password)).encode()
+    if wishes.protocol == 2:
+        raise UsageError("protocol 2 is not spoken by this version", hint="Leave --protocol out.")
+    wishes.check_classroom("this version does not speak it")
+    sendable = [item for item in items if _suits_classroom(item, watcher)]
+    framing.encode_count(len(sendable))
     while True:
-        left = [item for item in items if item.open]
+        left = [item for item in sendable if item.open]
         if not left:
             return
         for item in left:
-            item.sent = 0
+            if item.sent:
+                taken_back, item.sent = item.sent, 0
+                watcher.sent(item, -taken_back)
         connection = _log_in(target, context, user, message, watcher)
         try:
-            _run(connection, left, watcher)
+            _run(connection, left, watcher, wishes)
         except SessionEndedError:
             if all(item.open for item in left):
                 raise
@@ -150,11 +188,26 @@ def send(
             connection.close()
 
 
-def _run(connection: Connection, items: Sequence[Item], watcher: Watcher) -> None:
+def _suits_classroom(item: Item, watcher: Watcher) -> bool:
+    """Whether protocol 1 can carry it; if not, it has its error, and the watcher knows."""
+    try:
+        if item.directory:
+            from securexfer.transfer.sources import unsendable
+
+            raise unsendable(item.path, stat.S_IFDIR)
+        framing.FileHeader.of(item.name, item.size)
+    except SecurexferError as error:
+        item.error = error
+        watcher.ended(item)
+        return False
+    return True
+
+
+def _run(connection: Connection, items: Sequence[Item], watcher: Watcher, wishes: Wishes) -> None:
     # Imported here: it is not needed before the login, and the server's verification takes longer than the import.
     from securexfer.transfer.classroom.sender import Sender
 
-    sender = Sender(connection, items, watcher)
+    sender = Sender(connection, items, watcher, wishes.timeout)
     try:
         sender.run()
     except KeyboardInterrupt:
