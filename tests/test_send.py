@@ -381,7 +381,7 @@ def test_C01_nothing_stored_for_different_reasons(place: Lab, server: Server, tm
     (path,) = make(tmp_path, a=b"first")
     assert place.send(server, path, target=f"/{there}").returncode == 0
     path.write_bytes(b"second")
-    result = place.send(server, path, tmp_path, target=f"/{there}")
+    result = place.send(server, "--protocol", "1", path, tmp_path, target=f"/{there}")
     assert result.returncode == 1
     assert "no file was stored, for different reasons" in result.stderr
 
@@ -467,6 +467,7 @@ def test_an_interrupt_counts_the_answers_that_have_come(place: Lab, server: Serv
 
     class Interrupting(Report):
         def sent(self, item: Item, count: int) -> None:
+            super().sent(item, count)
             if item.name.endswith("large") and item.sent > 500_000:
                 wait_until(lambda: "small" in stored_now(place, there))
                 time.sleep(0.5)  # for its answer to come back

@@ -70,8 +70,8 @@ class Display:
         console = Console(stderr=True, highlight=False)
         self._room, columns = _layout(console.width)
         self._progress = Progress(*columns, console=console, transient=True, auto_refresh=False)
-        self._file = self._progress.add_task("", visible=False, **_NOTHING_YET)
-        self._whole = self._progress.add_task("Total", total=None, **_NOTHING_YET)
+        self._file = self._progress.add_task("", visible=False)
+        self._whole = self._progress.add_task("Total", total=None)
         self._shown: Item | None = None
         self._moved_before, self._ended_before = report.moved, report.ended_entries
         self._pace = self._file_pace = Pace(time.monotonic())
@@ -81,7 +81,7 @@ class Display:
         count = Count(self._again, over)
         if not self._report.all_seen:
             count.start()
-        self._look(count)
+        self._look(count)  # before anything is drawn: the columns show what it finds
         with self._progress:
             while not over.wait(_DRAW_SECONDS):
                 self._look(count)
@@ -167,7 +167,6 @@ def _fitting_name(name: str, remark: str, room: int) -> str:
     return f"{set_cell_size(name, left)}…{remark}" if remark and left >= _SHORTEST_NAME else name
 
 
-_NOTHING_YET = {"share": "", "sizes": "", "rate": "", "left": ""}
 _NARROW, _WIDE = 60, 120  # columns of a terminal
 _PERCENT, _SIZES, _SPEED, _TIME = 4, 21, 11, 7  # columns of ours, as wide as their longest text
 _SPARE = 4  # at the right: room for the ^C that a terminal writes, which would else break the line
@@ -175,7 +174,7 @@ _SHORTEST_NAME, _SHORTEST_BAR = 8, 10
 
 
 def _layout(width: int) -> tuple[int, list[ProgressColumn]]:
-    """Return the room for the name, and the columns: name, share, rate and time left always, bar and sizes if they fit."""
+    """Return the room for the name, and the columns: bar and sizes only where there is room."""
     room = width - _PERCENT - _SPEED - _TIME - len("   ") - _SPARE
     if width < _NARROW:
         name, bar, sizes = max(_SHORTEST_NAME, room), 0, 0

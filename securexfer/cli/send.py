@@ -129,11 +129,12 @@ def _select(
     """
     from securexfer.cli.tally import Selection
     from securexfer.names import show
+    from securexfer.transfer.items import top_name
 
     names: dict[str, Path] = {}
     for path in paths:
         # The last component as typed. What has none (`.`) gives its contents, whose names are not known here.
-        last = "" if path.name == ".." else path.name
+        last = top_name(path)
         name = f"{directory}/{last}" if directory else last
         if last and names.setdefault(name, path) is not path:
             raise UsageError(

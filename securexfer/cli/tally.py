@@ -125,9 +125,8 @@ def summary_lines(tally: Tally, server: str, seconds: float) -> list[str]:
     if unchanged:
         stored = f", {number(tally.stored - unchanged)} stored ({amount(new)})" if tally.stored > unchanged else ""
         lines.append(f"  {counted(unchanged, 'file')} unchanged{stored}")
-    for outcome in ("renamed", "replaced", "skipped"):
-        if outcome in tally.outcomes:
-            lines.append(f"  {counted(tally.outcomes[outcome], 'file')} {outcome}")
+    special = [outcome for outcome in ("renamed", "replaced", "skipped") if outcome in tally.outcomes]
+    lines += [f"  {counted(tally.outcomes[outcome], 'file')} {outcome}" for outcome in special]
     if tally.resumed and tally.resumed_files == 1:
         lines.append(f"  resumed at {amount(tally.resumed.resumed)} of {amount(tally.resumed.size)}")
     elif tally.resumed:

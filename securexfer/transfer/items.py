@@ -28,11 +28,17 @@ class Item:
     outcome: str | None = None
     stored_as: str | None = None
     error: SecurexferError | None = None
+    identity: tuple[int, int] | None = None  # device and inode of a file found in a directory: only that one is read
 
     @property
     def open(self) -> bool:
         """Whether its fate is still unknown."""
         return self.outcome is None and self.error is None
+
+
+def top_name(path: Path) -> str:
+    """Return the component that names of an argument begin with: its last one as typed; "" for `.`, `..` and `/`."""
+    return "" if path.name == ".." else path.name
 
 
 class Watcher(Protocol):

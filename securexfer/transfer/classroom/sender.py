@@ -99,7 +99,7 @@ class Sender:
 
     def _send_file(self, item: Item) -> None:
         try:
-            source = SourceFile(item.path)
+            source = SourceFile(item.path, item.identity)
         except SourceError as error:
             # Its place in the count is taken: an empty file with a wrong digest, which is never stored.
             item.error = error
