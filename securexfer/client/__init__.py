@@ -1,6 +1,6 @@
 """The client: connect, make sure who the server is, log in, send, and try again where that can help."""
 
-from securexfer.client.connecting import PROTOCOLS, connect, fetch_authority
+from securexfer.client.connecting import PROTOCOLS, connect, fetch_authority, protocols
 from securexfer.client.sending import send
 from securexfer.client.target import DEFAULT_PORT, Target, login_name, parse_target
 
@@ -12,5 +12,6 @@ __all__ = [
     "fetch_authority",
     "login_name",
     "parse_target",
+    "protocols",
     "send",
 ]

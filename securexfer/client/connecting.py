@@ -38,6 +38,11 @@ _HOSTNAME_MISMATCH, _ADDRESS_MISMATCH, _NOT_YET_VALID, _EXPIRED = 62, 64, 9, 10
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21, 30}
 
 
+def protocols(version: int | None) -> tuple[str, ...]:
+    """Return what to offer in the handshake: one version, or all that are spoken here."""
+    return PROTOCOLS if version is None else (f"securexfer/{version}",)
+
+
 def connect(target: Target, context: ssl.SSLContext) -> Connection:
     """Return a connection to a server that has proved who it is.
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from typing import TYPE_CHECKING
 
 from securexfer.client.login import Login, Wait
-from securexfer.errors import NotSecurexferError, SessionEndedError, TruncatedError, TryAgainError
+from securexfer.errors import NotSecurexferError, SecurexferError, SessionEndedError, TruncatedError, TryAgainError
+from securexfer.wire import framing
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from securexfer.client.login import Line
     from securexfer.client.target import Target
     from securexfer.transfer.items import Item, Watcher
-    from securexfer.transfer.sending import Wishes
+    from securexfer.transfer.wishes import Wishes
 
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds after a connection that was lost, doubling
 
@@ -31,13 +33,15 @@ def send(
     """Send `items` as the user and with the password of `login`; what became of each stands in it afterwards.
 
     `context` is that of `net.tls.client_context`, for the protocols wished for. A connection that is lost is made
-    again, to the same name and with the same trust, and what was not stored yet is offered again. Raises what kept files from
-    being sent that have no error of their own; UsageError, before connecting, for a login that cannot be sent.
+    again, to the same name and with the same trust, and what was not stored yet is offered again. Raises what kept
+    files from being sent that have no error of their own; UsageError, before connecting, for a login that cannot be
+    sent.
     """
     door = Login(target, context, *login, watcher)
     line = door.log_in()
     if line.frames is None:
-        _send_in_classroom(door, line, [item for item in items if item.open], watcher)
+        wishes.check_classroom(f"{target.address} does not speak it")
+        _send_in_classroom(door, line, items, watcher, wishes)
     else:
         _send(door, line, items, watcher, target.directory, wishes)
 
@@ -75,7 +79,7 @@ def _send(
             time.sleep(pause)
 
 
-def _send_in_classroom(door: Login, line: Line, items: Sequence[Item], watcher: Watcher) -> None:
+def _send_in_classroom(door: Login, line: Line, items: Iterable[Item], watcher: Watcher, wishes: Wishes) -> None:
     """Send in protocol 1.
 
     A server that ends a session in order, after answering for some of the files (as after one that is too large), gets
@@ -83,23 +87,40 @@ def _send_in_classroom(door: Login, line: Line, items: Sequence[Item], watcher: 
     """
     from securexfer.transfer.classroom.sender import Sender
 
-    while True:
-        sender = Sender(line.connection, items, watcher)
+    left = [item for item in items if _suits_classroom(item, watcher)]
+    framing.encode_count(len(left))
+    while left:
+        sender = Sender(line.connection, left, watcher, wishes.timeout)
         try:
             sender.run()
-            return
         except KeyboardInterrupt:
             sender.listen()  # what the server has acknowledged by now counts
             raise
         except SessionEndedError:
-            left = [item for item in items if item.open]
-            if len(left) == len(items):
+            if all(item.open for item in left):
                 raise
         finally:
             line.connection.close()
-        if not left:
-            return
-        items = left
-        for item in items:
-            item.sent = 0
-        line = door.log_in()
+        left = [item for item in left if item.open]
+        for item in left:
+            if item.sent:
+                taken_back, item.sent = item.sent, 0
+                watcher.sent(item, -taken_back)
+        if left:
+            line = door.log_in()
+
+
+def _suits_classroom(item: Item, watcher: Watcher) -> bool:
+    """Whether protocol 1 can carry it; if not, it has its error, and the watcher knows."""
+    try:
+        if item.directory:
+            from securexfer.transfer.sources import unsendable
+
+            raise unsendable(item.path, stat.S_IFDIR)
+        if item.open:
+            framing.FileHeader.of(item.name, item.size)
+            return True
+    except SecurexferError as error:
+        item.error = error
+    watcher.ended(item)
+    return False

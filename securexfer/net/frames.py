@@ -65,7 +65,7 @@ class Frames:
         return transfer, message
 
     def await_message(self, deadline: float) -> tuple[int, Message | Data]:
-        """Return the next message; raise PeerTimeoutError if it has not come by `deadline`, TruncatedError, ProtocolError."""
+        """Return the next message; raise PeerTimeoutError at `deadline`, TruncatedError at the end, ProtocolError."""
         while (heard := self.hear()) is None:
             if not self.fill() and not self.connection.has_input(max(0.0, deadline - time.monotonic())):
                 raise PeerTimeoutError("the other side said nothing for too long")

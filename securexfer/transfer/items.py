@@ -36,6 +36,11 @@ class Item:
         return self.outcome is None and self.error is None
 
 
+def top_name(path: Path) -> str:
+    """Return the component that names of an argument begin with: its last one as typed; "" for `.`, `..` and `/`."""
+    return "" if path.name == ".." else path.name
+
+
 class Watcher(Protocol):
     """Who is told how a send goes: the progress display and the reports."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from securexfer.transfer.digests import DigestCache
@@ -16,19 +15,7 @@ if TYPE_CHECKING:
 
     from securexfer.transfer.items import Item, Watcher
     from securexfer.transfer.sources import SourceFile
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """How to send; None leaves it to the server, or to what both sides speak."""
-
-    protocol: int | None = None
-    on_conflict: str | None = None
-    retries: int = 5  # after connections that were lost, in a row, without anything stored
-    timeout: float = 60.0  # seconds that the server may be silent
-    limit: int | None = None  # bytes a second
-    rehash: bool = False  # read also those files whose digest is known from an earlier send
-    dry_run: bool = False
+    from securexfer.transfer.wishes import Wishes
 
 
 class Sending:
