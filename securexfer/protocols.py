@@ -94,7 +94,8 @@ class Second:
         except ProtocolError as error:
             self._connection.post(messages.encode(messages.Refuse(0, error.reason, error.message)))
             raise
-        assert isinstance(login, messages.Authenticate)
+        if not isinstance(login, messages.Authenticate):
+            raise ProtocolError("the first message is no login")  # which the order of messages does not allow
         return login.user, login.secret
 
     def accept(self) -> None:

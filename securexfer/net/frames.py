@@ -32,7 +32,6 @@ class Frames:
         self._buffer = memoryview(bytearray(BUFFER_SIZE))
         self._start = self._end = 0
         self._wanted = HEADER_SIZE  # bytes of the next message, as far as that is known
-        self._ended = False
 
     def say(self, message: Message, transfer: int = 0) -> bytes:
         """Return the frame of a message that is sent now; raise ProtocolError if it may not be said."""
@@ -87,15 +86,14 @@ class Frames:
         if count is None:
             return False
         if not count:
-            self._ended = True
             raise TruncatedError("the other side ended the connection")
         self._end += count
         return True
 
     @property
-    def in_order(self) -> bool:
-        """Whether the peer has ended the connection where a message could begin."""
-        return self._ended and self._start == self._end and not self.payload
+    def nothing_begun(self) -> bool:
+        """Whether the next byte would begin a message."""
+        return self._start == self._end and not self.payload
 
     def take(self) -> memoryview:
         """Return what has arrived of the payload that was announced: to be used before `fill`."""
@@ -114,7 +112,6 @@ class Frames:
         else:
             received = self.connection.try_receive_into(view[: self.payload])
             if received == 0:
-                self._ended = True
                 raise TruncatedError("the connection ended in the middle of a file")
             count = received or 0
         self.payload -= count

@@ -31,8 +31,6 @@ from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH, MAX_DA
 from securexfer.wire.order import IDLE, REFUSED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from securexfer.net.frames import Frames
     from securexfer.transfer.items import Item
     from securexfer.transfer.limiting import Limit
@@ -326,7 +324,7 @@ class Sender:
             if heard:
                 anything = True
                 number, message = heard
-                _HANDLERS[type(message)](self, number, message)
+                self._heard[type(message)](self, number, message)
             elif not frames.fill():
                 break
         if anything:
@@ -392,6 +390,15 @@ class Sender:
     def _ignore(self, _number: int, _message: messages.Alive | messages.Summary) -> None:
         """Nothing follows from it but that the server is there; what may come next, the conversation knows."""
 
+    _heard: dict[type, Any] = {  # noqa: RUF012 - never changed
+        messages.Ready: _become_ready,
+        messages.Accept: _accept,
+        messages.Committed: _committed,
+        messages.Refuse: _refuse,
+        messages.Summary: _ignore,
+        messages.Alive: _ignore,
+    }
+
     # -- the line ------------------------------------------------------------------------------------------------
 
     def _say(self, message: messages.Message, number: int = 0) -> None:
@@ -421,13 +428,3 @@ class Sender:
     def _hear_in_between(self) -> float | None:
         """Listen while there is no room to send; a sign of life of the server puts the deadline off."""
         return self._deadline() if self._hear() else None
-
-
-_HANDLERS: dict[type, Callable[[Sender, int, Any], None]] = {
-    messages.Ready: Sender._become_ready,
-    messages.Accept: Sender._accept,
-    messages.Committed: Sender._committed,
-    messages.Refuse: Sender._refuse,
-    messages.Summary: Sender._ignore,
-    messages.Alive: Sender._ignore,
-}
