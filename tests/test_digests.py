@@ -359,8 +359,8 @@ def test_a_cache_that_is_locked_is_done_without(place: Path, file: Path) -> None
         holder.execute("BEGIN EXCLUSIVE")
         started = time.monotonic()
         with DigestCache(place) as cache:
-            assert [cache.find(file.stat()) for _ in range(1000)] == [None] * 1000
-        assert time.monotonic() - started < 10
+            assert [cache.find(file.stat()) for _ in range(25)] == [None] * 25
+        assert time.monotonic() - started < 5
         holder.execute("ROLLBACK")
     assert known(place, file) == digest_of(file)
 
