@@ -22,6 +22,7 @@ FLOORS = (
     {"__main__"},
     {"cli"},
     {"server", "client", "identity"},
+    {"protocols"},
     {"transfer", "opening"},
     {"net", "storage", "accounts", "certificates", "profiles"},
     {"wire"},

@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from securexfer.errors import SourceError, UnsafeNameError
 from securexfer.names import MAX_COMPONENTS, MAX_NAME_BYTES, STAGING_NAME, Name, Prefix
 from securexfer.transfer.sources import SourceFile
-from securexfer.transfer.tree import LeftOut, ScanRules, scan, top_name
+from securexfer.transfer.tree import LeftOut, ScanRules, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from securexfer.transfer.items import Item
+    from securexfer.transfer.items import Item, top_name
 
 
 def fill(top: Path, *names: str) -> Path:
@@ -42,9 +42,7 @@ def fill(top: Path, *names: str) -> Path:
 
 
 def scanned(*paths: Path | str, left_out: LeftOut | None = None, **rules: object) -> list[Item]:
-    found = list(scan([Path(path) for path in paths], ScanRules(**rules), left_out or LeftOut()))  # type: ignore[arg-type]
-    assert [item.index for item in found] == list(range(len(found)))
-    return found
+    return list(scan([Path(path) for path in paths], ScanRules(**rules), left_out or LeftOut()))  # type: ignore[arg-type]
 
 
 def names_of(items: list[Item]) -> list[str]:

@@ -44,6 +44,7 @@ class SourceFile:
             raise problem
         self.path = path
         self.size = self.found.st_size
+        self.mtime_ns = self.found.st_mtime_ns
 
     def read_into(self, view: memoryview) -> int:
         """Read the next bytes; 0 at the end of the file. Raises SourceError."""

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import fnmatch
-import itertools
 import os
 import re
 import stat
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from securexfer.errors import SecurexferError, SourceError, UnsafeNameError
 from securexfer.names import Name, Prefix, show
-from securexfer.transfer.items import Item
+from securexfer.transfer.items import Item, top_name
 from securexfer.transfer.sources import unsendable
 
 if TYPE_CHECKING:
@@ -54,13 +53,8 @@ class LeftOut:
     excluded: int = 0
 
 
-def top_name(path: Path) -> str:
-    """Return the component that names of an argument begin with: its last one as typed; "" for `.`, `..` and `/`."""
-    return "" if path.name == ".." else path.name
-
-
 def scan(paths: Sequence[Path], rules: ScanRules, left_out: LeftOut) -> Iterator[Item]:
-    """Yield what is to be sent, numbered from 0: of each argument the files, and each directory after what is in it.
+    """Yield what is to be sent, of each argument the files, and each directory after what is in it.
 
     In a directory the files come first, then the directories, both sorted, so that files of one directory follow each
     other. An argument without a name gives what is in it, but no item of its own. Never raises an error of the file
@@ -155,7 +149,6 @@ class _Walk:
         self._rules = rules
         self._left_out = left_out
         self._excluded = _excluder(rules)
-        self._number = itertools.count()
         self._open: list[_Directory] = []  # from the argument down to what is being read
         self._root = ""  # where the argument really is, for links that point into it
 
@@ -323,16 +316,15 @@ class _Walk:
             found.st_size,
             found.st_mtime_ns,
             found.st_mode & stat.S_IXUSR != 0,
-            index=next(self._number),
             identity=identity,
         )
 
     def _ended(self, directory: _Directory) -> Item:
         mtime_ns = directory.found.st_mtime_ns
-        return Item(directory.path, directory.name, mtime_ns=mtime_ns, directory=True, index=next(self._number))
+        return Item(directory.path, directory.name, mtime_ns=mtime_ns, directory=True)
 
     def _failed(self, path: str, name: str, error: SecurexferError, *, directory: bool = False) -> Item:
-        return Item(path, name, directory=directory, error=error, index=next(self._number))
+        return Item(path, name, directory=directory, error=error)
 
 
 def _excluder(rules: ScanRules) -> Callable[[str, str], bool]:
