@@ -57,7 +57,7 @@ NEVER_CALLED = {
 ONLY_CLI_CALLS = {"print", "input", "exit", "quit", "sys.exit", "os._exit", "importlib.import_module"}
 # The wall clock may jump. When something was changed is told by it; how long something takes never is.
 WALL_CLOCK = {"time.time", "time.time_ns", "time.localtime", "time.gmtime"}
-WALL_CLOCK_ROOMS = {"accounts"}
+WALL_CLOCK_ROOMS = {"accounts", "storage"}  # who was seen when; what was written when, and expires
 # Neither as a name, nor imported under another, nor as a string, which is how `getattr` would reach it.
 NEVER_NAMED = {
     "CERT_NONE",
