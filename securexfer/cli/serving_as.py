@@ -54,7 +54,7 @@ def become(user: ServiceUser | None, certs: Path, users: Path, inbox: Path) -> l
 
 
 def warn(notices: Sequence[PrivilegeNotice | StorageNotice], log: Log) -> None:
-    """Tell what `become` returned, and the like: whoever starts the server, then, on its own lines, the log's reader."""
+    """Tell what `become` returned, and the like: whoever starts the server, then, on its own lines, the log."""
     for notice in notices:
         note(f"WARNING: {notice.detail}")
     for notice in notices:
