@@ -210,7 +210,8 @@ class Partials:
         """Return the bytes that a user's partial files take, but for those that a transfer has claimed room for."""
         total = 0
         for (name,) in self._ledger.read("SELECT name FROM partials WHERE user = ?", (user,)):
-            if (user, name) not in self._live:
+            hold = self._live.get((user, name))
+            if not hold or not hold.claim:
                 with contextlib.suppress(OSError):
                     total += self._stat(file_of(user, name)).st_size
         return total
@@ -263,21 +264,20 @@ class Partials:
         return True
 
     def _look_into(self, hold: Hold) -> bool:
-        """Find out how much of a file can be resumed; return False if nothing can."""
+        """Find out how much of a file can be resumed, and open it; return False if nothing can."""
         file = hold.described
         for size, mtime_ns, synced, boot in self._ledger.read(_FIND, hold.key):
             try:
-                descriptor = os.open(hold.file, _OPEN, dir_fd=self._staging)
+                found = self._stat(hold.file)
             except FileNotFoundError:
                 return False
-            found = os.fstat(descriptor)
             whole = boot == self._ledger.boot != ""
-            # Never the whole file: that would mean that it stands under its name.
+            # Never all of it: that would mean that it stands under its name.
             length = min(found.st_size if whole else min(found.st_size, synced), file.size - 1)
             if _may_stay(found) and (size, mtime_ns) == (file.size, file.mtime_ns) and length > 0:
-                hold.descriptor, hold.length, hold.here = descriptor, length, found.st_size
+                hold.descriptor = os.open(hold.file, _OPEN, dir_fd=self._staging)
+                hold.length, hold.here = length, found.st_size
                 return True
-            os.close(descriptor)
         return False
 
     def _remove(self, hold: Hold) -> None:
