@@ -35,9 +35,13 @@ class Unresumable:
     stands = False
     known = True
 
-    def __init__(self, storage: UserStorage, file: Description, claim: Claim | None) -> None:
+    def __init__(
+        self, storage: UserStorage, file: Description, found: os.stat_result | None, claim: Claim | None = None
+    ) -> None:
+        """Take what stands under its name, if anything, and the room that was set aside for it."""
         self._storage = storage
         self._file = file
+        self._found = found
         self._claim = claim
 
     def prefix(self, tick: Callable[[], None]) -> Prefix:  # noqa: ARG002 - it takes no time
@@ -54,8 +58,8 @@ class Unresumable:
         return ChangedError(f"what is here of {show(str(self._file.name))!r} is not the beginning of it")
 
     def stage(self, *, resume: bool) -> LocalStaging:  # noqa: ARG002 - there is nothing to resume
-        """Begin to take the bytes; see Offered.stage."""
-        claim, self._claim = self._claim, None
+        """Begin to take the bytes; see Offered.stage. After a failure, and where none was, room is set aside anew."""
+        claim, self._claim = self._claim or self._storage.claim_room(self._file, self._found), None
         return self._storage.begin(self._file, claim)
 
     def drop(self) -> None:
@@ -114,9 +118,8 @@ class Standing(Unresumable):
     stands = True
 
     def __init__(self, storage: UserStorage, file: Description, found: os.stat_result) -> None:
-        super().__init__(storage, file, None)
+        super().__init__(storage, file, found)
         self.have = file.size
-        self._found = found
         self._digest = storage.inbox.index.find(storage.user, str(file.name), found)
 
     @property
@@ -147,11 +150,6 @@ class Standing(Unresumable):
         if self._storage.policy in {OnConflict.REFUSE, OnConflict.SKIP}:
             return taken(self._file.name, "other content stands under it", self._storage.policy)
         return super().differs()
-
-    def stage(self, *, resume: bool) -> LocalStaging:
-        """Begin to take the bytes, whatever stands there. Raises what Storage.offer raises for want of room."""
-        self._claim = self._storage.claim_room(self._file, self._found)
-        return super().stage(resume=resume)
 
 
 class Known:

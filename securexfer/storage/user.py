@@ -61,22 +61,21 @@ class UserStorage:
                         offered.drop()
                         raise
                     return offered
-            return Unresumable(self, file, self.claim_room(file, found))
+            return Unresumable(self, file, found, self.claim_room(file, found))
 
     def stage(self, file: Description) -> LocalStaging:
         """Begin a file; see Storage.stage."""
         with Translated(file.name):
             return LocalStaging(self.inbox, file, self.claim_room(file, self._find(file)))
 
-    def begin(self, file: Description, claim: Claim | None) -> LocalStaging:
+    def begin(self, file: Description, claim: Claim) -> LocalStaging:
         """Begin a file that was offered, of which nothing is here; what comes is kept if it is worth it."""
         if self._is_resumable(file):
             try:
                 with Translated(file.name):
                     hold = self.inbox.partials.begin(self.user, file, self, self._send_id)
             except BaseException:
-                if claim:
-                    claim.settle(0)
+                claim.settle(0)
                 raise
             if hold:
                 hold.claim = claim
