@@ -1,8 +1,8 @@
 """Runs in pairs: securexfer, then a peer, over and over; and what the pairs say.
 
 The ratio of a pair is the peer's wall time divided by that of the run of securexfer just before it: above 1, securexfer
-was faster. "Ours over theirs" is the same the other way round: below 1, securexfer was faster. A machine that slows down
-for a while slows both runs of a pair, so the ratio is steadier than the seconds.
+was faster. "Ours over theirs" is the same the other way round: below 1, securexfer was faster. A machine that slows
+down for a while slows both runs of a pair, so the ratio is steadier than the seconds.
 """
 
 from __future__ import annotations

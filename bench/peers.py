@@ -22,18 +22,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 SSH_PROGRAMS = ("ssh", "sshd", "ssh-keygen")
-NEEDS = {
+FILE_PEERS = {
     "securexfer": ("securexfer",),
     "scp aes128-gcm": ("scp", *SSH_PROGRAMS),
     "scp": ("scp", *SSH_PROGRAMS),
     "rsync": ("rsync", *SSH_PROGRAMS),
     "curl + sha256": ("curl", "nginx", "openssl"),
-    "scp -r": ("scp", *SSH_PROGRAMS),
+}
+TREE_PEERS = {
+    "securexfer": ("securexfer",),
     "rsync -a": ("rsync", *SSH_PROGRAMS),
     "rsync -a --fsync": ("rsync", *SSH_PROGRAMS),
     "tar | ssh tar": ("tar", *SSH_PROGRAMS),
+    "scp -r": ("scp", *SSH_PROGRAMS),
 }
-FILE_PEERS = tuple(NEEDS)[:5]  # those for one file; of the others, each moves a tree
+NEEDS = FILE_PEERS | TREE_PEERS
 # What a peer keeps of a file's time as it is run here, in nanoseconds; the others keep nothing.
 MTIME_UNITS = {"rsync -a": NANOSECOND, "rsync -a --fsync": NANOSECOND, "tar | ssh tar": SECOND}
 
@@ -118,9 +121,7 @@ class SecurexferServer:
 
 
 @contextlib.contextmanager
-def securexfer_server(
-    home: Path, users: Sequence[str], network: Network = LOOPBACK
-) -> Iterator[SecurexferServer]:
+def securexfer_server(home: Path, users: Sequence[str], network: Network = LOOPBACK) -> Iterator[SecurexferServer]:
     """Make certificates and users, and serve them."""
     home.mkdir(mode=0o700)
     # Whatever the client saves for its user (servers, digests of files already read) goes here, not to the real home.
@@ -135,9 +136,7 @@ def securexfer_server(
         add = (securexfer, "user", "add", user, "--password-stdin")
         run(Command(add, stdin=f"{password}\n".encode(), environment=serving_environment))
     port = free_port()
-    serve = Command(
-        (securexfer, "serve", "--host", network.host, "--port", str(port)), environment=serving_environment
-    )
+    serve = Command((securexfer, "serve", "--host", network.host, "--port", str(port)), environment=serving_environment)
     with serving(serve, port, home / "log", network) as server:
         yield SecurexferServer(server, network, port, home, environment, password)
 

@@ -21,6 +21,9 @@ RESERVE = 1 << 30  # a securexfer server keeps up to this much of its file syste
 
 NANOSECOND, SECOND = 1, 10**9
 
+BLOCK = 4096  # bytes that a small file takes on most file systems
+FILES = 100  # in each directory of a tree that is made
+
 
 @contextlib.contextmanager
 def workplace(directory: Path, size: int) -> Iterator[Path]:
@@ -109,6 +112,12 @@ def make_tree(path: Path, directories: int, files: int, size: int) -> Source:
             with open(f"{directory}/file-{place:04}", "wb") as file:  # noqa: PTH123 - the same
                 file.write(content[place * size : (place + 1) * size])
     return Source(path, entries_of(path))
+
+
+def titled(files: int, size: int) -> str:
+    """Return `10 000 files of 4 KiB`."""
+    shown = f"{size >> 10} KiB" if size % 1024 == 0 else f"{size} bytes"
+    return f"{files:,} files of {shown}".replace(",", " ")
 
 
 def remove(path: Path) -> None:

@@ -76,9 +76,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(workplace(chosen.directory, chosen.size * chosen.senders * 3))
         server = stack.enter_context(securexfer_server(place / "securexfer", [*users, SLOW_USER]))
-        peers = []
-        for user in users:
-            peers.append(server.peer(make_file(place / f"{user}.bin", chosen.size), user))
+        peers = [server.peer(make_file(place / f"{user}.bin", chosen.size), user) for user in users]
         send_for(peers, 2.0)  # the first logins, and what is done once only
         before = held(server.server.pid)
         alone = send_for(peers, max(2.0, chosen.seconds / 10))

@@ -1,10 +1,10 @@
-"""Two hosts on this machine, a long line between them: network namespaces, joined by a relay that delays, loses and limits.
+"""Two hosts on this machine and a long line between them: network namespaces, joined by a relay that delays and loses.
 
-The relay is this file run as a process of its own. It makes both namespaces, holds them by descriptors and moves packets
-between a TUN device in each; when it ends (it ends with whoever started it) nothing of them is left but what still runs
-inside. The devices have an MTU of 1500, and TCP segmentation offload: Linux hands over up to 64 KiB at once with the
-size of the packets it stands for. They are counted, lost and limited as those packets; what was lost is cut out. Only
-IPv4. Needs root, /dev/net/tun, `ip` and `nsenter`.
+The relay is this file, run as a process of its own. It makes both namespaces, holds them by descriptors and moves
+packets between a TUN device in each. It ends with whoever started it, and then nothing of them is left but what still
+runs inside. The devices have an MTU of 1500, and TCP segmentation offload: Linux hands over up to 64 KiB at once with the
+size of the packets it stands for. They are counted, lost and limited as those packets; what was lost is cut out.
+Only IPv4. Needs root, /dev/net/tun, `ip` and `nsenter`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ from serving import Network
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SUBNET, NEAR, FAR = "10.84.0.0/24", "10.84.0.1", "10.84.0.2"  # the client's address and the server's; nobody outside can see them
+SUBNET, NEAR, FAR = (
+    "10.84.0.0/24",
+    "10.84.0.1",
+    "10.84.0.2",
+)  # the client's address and the server's; nobody outside can see them
 MTU = 1500
 
 # From linux/if_tun.h, linux/virtio_net.h and linux/sched.h.
@@ -190,7 +194,7 @@ class Direction:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many packets of the line one read stands for, and how long they are: headers, and content each (the last less)."""
+    """How many packets one read stands for, and how long: headers, and content each (the last has less)."""
 
     count: int
     headers: int
@@ -221,7 +225,7 @@ class Shape:
         struct.pack_into("!I", made, tcp + 4, (sequence + first * self.segment) & 0xFFFFFFFF)
         if end < self.count:
             made[tcp + 13] &= ~FIN_AND_PUSH
-        # With the checksum left to the device, its field holds the sum of what TCP adds from the IP header (RFC 9293, 3.1).
+        # A checksum that is left to the device holds the sum of what TCP adds from the IP header (RFC 9293, 3.1).
         length = len(made) - tcp + len(content)
         struct.pack_into("!H", made, tcp + 16, _sum(made[VIRTIO.size + 12 : tcp][:8] + struct.pack("!HH", 6, length)))
         return bytes(made) + content
@@ -260,7 +264,7 @@ def make_host(address: str) -> tuple[int, int]:
 
 
 def relay(line: Line) -> None:
-    """Make the hosts, say where their namespaces are, then move packets until stdin ends; a line there asks for counts."""
+    """Make the hosts, say where they are, and move packets until stdin ends; a line there asks for counts."""
     (near, near_device), (far, far_device) = make_host(NEAR), make_host(FAR)
     there = Direction(near_device, far_device, line, "there")
     back = Direction(far_device, near_device, line, "back")
