@@ -2,8 +2,8 @@
 
 The relay is this file, run as a process of its own. It makes both namespaces, holds them by descriptors and moves
 packets between a TUN device in each. It ends with whoever started it, and then nothing of them is left but what still
-runs inside. The devices have an MTU of 1500, and TCP segmentation offload: Linux hands over up to 64 KiB at once with the
-size of the packets it stands for. They are counted, lost and limited as those packets; what was lost is cut out.
+runs inside. The devices have an MTU of 1500, and TCP segmentation offload: Linux hands over up to 64 KiB at once, with
+the size of the packets it stands for. They are counted, lost and limited as those packets; what was lost is cut out.
 Only IPv4. Needs root, /dev/net/tun, `ip` and `nsenter`.
 """
 
