@@ -116,8 +116,8 @@ def occupied(tree: Path) -> int:
 
 def file_system(directory: Path) -> str:
     """Return what a directory is on, in a word or two."""
-    found = subprocess.run(["stat", "-f", "-c", "%T", directory], capture_output=True, text=True, check=True)
-    kind = found.stdout.strip()
+    done = subprocess.run(["df", "--output=fstype", directory], capture_output=True, text=True, check=True)
+    kind = done.stdout.split()[-1]
     return "memory" if kind == "tmpfs" else f"disk ({kind})"
 
 
