@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from measuring import BenchError, Command, Cost, measure, run
 from serving import LOOPBACK, Network, Server, found, free_port, program, serving, write
-from sources import NANOSECOND, SECOND, Source, remove
+from sources import NANOSECOND, SECOND, Source, remove, sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +65,7 @@ class Peer:
             raise BenchError(f"{self.name}: {error}\n{self.server.last_words()}") from error
         if not keep:
             remove(self.received)
-        run(Command((found("sync"), "-f", str(self.received.parent))))
+        sync(self.received.parent)
         return cost
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import shutil
@@ -120,8 +121,19 @@ def titled(files: int, size: int) -> str:
     return f"{files:,} files of {shown}".replace(",", " ")
 
 
+def sync(directory: Path) -> None:
+    """Wait until the file system that a directory is on has written all it holds: syncfs(2), not in `os`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        if libc.syncfs(held):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(directory))
+    finally:
+        os.close(held)
+
+
 def remove(path: Path) -> None:
-    """Take away a file or a tree, and let nothing of it go to a disk later."""
+    """Take away a file or a tree."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -18,7 +18,7 @@ from comparing import OURS, compare_moving, with_machine
 from measuring import Command, run
 from options import between, end_with, note, parser
 from peers import TREE_PEERS
-from sources import BLOCK, FILES, Source, entries_of, make_tree, titled, workplace
+from sources import BLOCK, FILES, Source, entries_of, make_tree, sync, titled, workplace
 
 if TYPE_CHECKING:
     import argparse
@@ -91,7 +91,7 @@ def measured(name: str, chosen: argparse.Namespace, kind: str) -> Comparison:
                 source = Source(place / name, entries_of(place / name))
             else:
                 source = make_tree(place / name, directories, FILES, work.size)
-            run(Command(("sync", "-f", str(place))))
+            sync(place)
             names = [peer for peer in chosen.peers if not work.again or peer in FINDS]
             return compare_moving(source, title, names, place, chosen.runs, again=work.again)
 

@@ -212,9 +212,9 @@ def test_many_senders_all_succeed_beside_hanging_connections(tmp_path: Path) -> 
 
 
 def test_hanging_connections_are_spread_over_their_addresses_and_opened_again(bench_module: Any) -> None:
-    many_senders, peers = bench_module("many_senders"), bench_module("peers")
+    many_senders, serving = bench_module("many_senders"), bench_module("serving")
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server((peers.HOST, 0)))
+        listener = stack.enter_context(socket.create_server((serving.HOST, 0)))
         hanging = stack.enter_context(many_senders.hang(listener.getsockname()[1], 4, 2))
         assert hanging.opened == 4
         accepted = [listener.accept() for _ in range(4)]
@@ -258,11 +258,14 @@ def test_under_attack_nobody_honest_fails_and_the_server_comes_to_rest(tmp_path:
 
 
 def test_many_senders_counts_retries_by_what_send_says(bench_module: Any, tmp_path: Path) -> None:
-    many_senders, peers = bench_module("many_senders"), bench_module("peers")
-    (tmp_path / "file").write_bytes(b"content")
-    with peers.securexfer_server(tmp_path / "server", ["ana"]) as server, socket.create_server((peers.HOST, 0)) as busy:
+    many_senders, peers, sources = map(bench_module, ("many_senders", "peers", "sources"))
+    source = sources.make_file(tmp_path / "file", 7)
+    with (
+        peers.securexfer_server(tmp_path / "server", ["ana"]) as server,
+        socket.create_server(("127.0.0.1", 0)) as busy,
+    ):
         busy.settimeout(30)
-        command = replace(server, port=busy.getsockname()[1]).peer(tmp_path / "file", "ana").client
+        command = replace(server, port=busy.getsockname()[1]).peer(source, "ana").client
         with bench_module("measuring").running(command) as sending:
             for _ in range(2):
                 busy.accept()[0].close()
