@@ -123,18 +123,23 @@ def compare_moving(
     turns: int,
     *,
     watch_memory: bool = True,
+    rehearse: bool = True,
     again: bool = False,
     network: Network = LOOPBACK,
 ) -> Comparison:
     """Move a source with each peer that is installed, in pairs, `turns` times; the servers' files are in `place`.
 
-    `again`: what the first runs brought, which do not count, stays in place for the others to find.
+    `rehearse`: one run of each goes first and does not count; the first to touch memory or a program pays for the system
+    fetching it. `again`: what these brought stays in place for the others to find.
     """
     absent = {name: programs for name in names if (programs := missing(name))}
     for name, programs in absent.items():
         note(f"{name} is left out: {', '.join(programs)} not installed")
     with contextlib.ExitStack() as stack:
         peers = start_peers(stack, names, place, source, network)
+        if rehearse:
+            for peer in peers.values():
+                peer.transfer(watch_memory=False, keep=again)
         runs = alternate(peers, turns, watch_memory=watch_memory, keep=again)
     summaries = [summarise(runs, name) for name in peers]
     return Comparison(title, len(source.entries), source.size, runs, summaries, absent)
@@ -142,8 +147,6 @@ def compare_moving(
 
 def alternate(peers: Mapping[str, Peer], turns: int, *, watch_memory: bool, keep: bool) -> list[Run]:
     """Run securexfer and each peer in turn, `turns` times; without securexfer each peer, without peers ours."""
-    for peer in peers.values():  # not counted: the first to touch memory or a program pays for the system fetching it
-        peer.transfer(watch_memory=False, keep=keep)
     runs: list[Run] = []
     for turn in range(turns):
         for other in [name for name in peers if name != OURS] or [OURS]:

@@ -107,17 +107,15 @@ def test_trees_moves_made_trees_with_every_peer_and_leaves_nothing(tmp_path: Pat
 
 @pytest.mark.debian
 @needs_peers
-def test_trees_finds_what_is_there_already_when_it_is_sent_again(bench_module: Any, tmp_path: Path) -> None:
-    peers, sources = bench_module("peers"), bench_module("sources")
+@pytest.mark.parametrize("again", [False, True])
+def test_what_arrived_stays_in_place_for_a_second_send_and_for_no_other(
+    bench_module: Any, tmp_path: Path, again: bool
+) -> None:
+    comparing, sources = bench_module("comparing"), bench_module("sources")
     source = sources.make_tree(tmp_path / "tree", 1, 2, 10)
-    with peers.ssh_server(tmp_path / "ssh") as server:
-        peer = server.peer("rsync -a", source)
-        peer.transfer(keep=True)
-        first = (peer.received / "directory-0000" / "file-0000").stat().st_ino
-        peer.transfer(keep=True)
-        assert (peer.received / "directory-0000" / "file-0000").stat().st_ino == first
-        peer.transfer()
-        assert not peer.received.exists()
+    found = comparing.compare_moving(source, "a tree", ["rsync -a"], tmp_path, 1, again=again)
+    assert (found.files, found.size, len(found.runs)) == (2, 20, 1)
+    assert (tmp_path / "ssh" / "inbox" / "tree").exists() == again
 
 
 @pytest.mark.debian
@@ -328,14 +326,30 @@ def test_options_out_of_bounds_are_refused_by_name(program: str, option: str, va
 @pytest.mark.debian
 @needs_peers
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path, how: signal.Signals) -> None:
-    arguments = ("--size", "1MiB", "--runs", "100", "--peers", "scp", "curl + sha256", "--directory", str(tmp_path))
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("large_file.py", "--size", "1MiB", "--peers", "scp", "curl + sha256"),
+        ("trees.py", "--work", "small", "--directories", "2", "--peers", "rsync -a", "tar | ssh tar"),
+        pytest.param(
+            ("wan.py", "--work", "small", "--directories", "2", "--peers", "tar | ssh tar"), marks=pytest.mark.root
+        ),
+    ],
+    ids=lambda value: value[0],
+)
+def test_an_interrupted_run_leaves_no_process_and_no_file(
+    tmp_path: Path, bench_module: Any, command: tuple[str, ...], how: signal.Signals
+) -> None:
+    program, *options = command
+    arguments = (*options, "--runs", "100", "--directory", str(tmp_path))
     with subprocess.Popen(
-        [sys.executable, BENCH / "large_file.py", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [sys.executable, BENCH / program, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     ) as running:
         assert running.stderr
-        running.stderr.readline()  # the first run is over, the second under way
-        assert processes_naming(tmp_path)
+        while b"1/100" not in running.stderr.readline():  # then the first run is over, the second under way
+            assert running.poll() is None
+        started = bench_module("measuring").descendants(running.pid)[1:]
+        assert processes_naming(tmp_path, program)
         for _ in range(5):  # people press twice, and timeout(1) sends twice
             running.send_signal(how)
             time.sleep(0.01)
@@ -343,12 +357,16 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path, how: s
     assert running.returncode == 130
     assert list(tmp_path.iterdir()) == []
     deadline = time.monotonic() + 10  # sshd's own children end when their client is gone
-    while (left := processes_naming(tmp_path)) and time.monotonic() < deadline:
+    while (left := processes_left(tmp_path, program, started)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert left == []
 
 
-def processes_naming(path: Path) -> list[str]:
+def processes_left(path: Path, program: str, started: list[int]) -> list[str]:
+    return processes_naming(path, program) + [str(pid) for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+def processes_naming(path: Path, program: str) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -356,7 +374,7 @@ def processes_naming(path: Path) -> list[str]:
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if str(path) in command and "large_file.py" not in command:
+            if str(path) in command and program not in command:
                 found.append(command)
     return found
 

@@ -139,20 +139,21 @@ def test_content_survives_losses_that_are_cut_out_of_what_linux_hands_over_at_on
     digest, said = ends.run(DIGEST, CONTENT, 5_000_000)
     assert digest.strip() == said.split()[0]
     there, _ = ends.wan.counts()
-    assert there.packets > 5_000_000 / 1500
     assert there.lost > 20
+    assert there.packets >= 5_000_000 / (1500 - 40) + there.lost, "what was lost was sent once more"
 
 
 @pytest.mark.root
 @pytest.mark.debian
-def test_a_rate_holds_and_content_survives_a_full_queue(line: Callable[..., Ends]) -> None:
-    ends = line(rate=2_000_000, queue=20_000)
+@pytest.mark.parametrize("queue", [20_000, 10_000_000])
+def test_a_rate_holds_and_content_survives_a_full_queue(line: Callable[..., Ends], queue: int) -> None:
+    ends = line(rate=2_000_000, queue=queue)
     digest, said = ends.run(DIGEST, CONTENT, 2_000_000)
     sent, seconds = said.split()
     assert digest.strip() == sent
     assert float(seconds) >= 0.9
     there, _ = ends.wan.counts()
-    assert there.dropped > 0
+    assert (there.dropped > 0) == (queue < 2_000_000)
     assert there.lost == 0
 
 
