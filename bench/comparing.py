@@ -129,8 +129,8 @@ def compare_moving(
 ) -> Comparison:
     """Move a source with each peer that is installed, in pairs, `turns` times; the servers' files are in `place`.
 
-    `rehearse`: one run of each goes first and does not count; the first to touch memory or a program pays for the system
-    fetching it. `again`: what these brought stays in place for the others to find.
+    `rehearse`: one run of each goes first and does not count: the first to touch memory or a program pays for what the
+    system fetches then. `again`: what these brought stays in place for the others to find.
     """
     absent = {name: programs for name in names if (programs := missing(name))}
     for name, programs in absent.items():
