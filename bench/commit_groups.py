@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from securexfer.names import Name
+from securexfer.storage.base import Description
 from securexfer.storage.local import Inbox, Rules
 
 SIZES = (1, 8, 64, 512)
@@ -33,7 +34,7 @@ def seconds_for(group_size: int, files: int, directory: str) -> float:
         for first in range(0, files, group_size):
             group = []
             for number in range(first, min(first + group_size, files)):
-                with storage.stage(Name.parse(f"files/{number}"), len(CONTENT)) as staging:
+                with storage.stage(Description(Name.parse(f"files/{number}"), len(CONTENT))) as staging:
                     staging.write(CONTENT)
                     staging.seal(digest)
                 group.append(staging)

@@ -24,6 +24,7 @@ from lab import PASSWORD, SECUREXFER, Lab, Server, environment
 
 from securexfer import client
 from securexfer.cli.report import Report
+from securexfer.cli.tally import Selection
 from securexfer.net.tls import client_context
 from securexfer.transfer.items import Item
 
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE_KEYS = ["event", "name", "status", "size", "sha256", "stored_as", "reason"]
-SUMMARY_KEYS = ["event", "files", "bytes", "stored", "refused", "failed", "seconds"]
+SUMMARY_KEYS = [
+    "event", "files", "bytes", "stored", "refused", "failed", "seconds", "unchanged", "skipped", "resumed",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +132,7 @@ def test_C01_json_has_the_keys_of_the_contract(place: Lab, server: Server, tmp_p
     assert list(summary) == SUMMARY_KEYS
     assert {**summary, "seconds": 0} == {
         "event": "summary", "files": 3, "bytes": 4, "stored": 1, "refused": 1, "failed": 1, "seconds": 0,
+        "unchanged": 0, "skipped": 0, "resumed": 0,
     }  # fmt: skip
     assert 0 <= summary["seconds"] < 10
 
@@ -377,7 +381,7 @@ def test_C01_nothing_stored_for_different_reasons(place: Lab, server: Server, tm
     (path,) = make(tmp_path, a=b"first")
     assert place.send(server, path, target=f"/{there}").returncode == 0
     path.write_bytes(b"second")
-    result = place.send(server, path, tmp_path, target=f"/{there}")
+    result = place.send(server, "--protocol", "1", path, tmp_path, target=f"/{there}")
     assert result.returncode == 1
     assert "no file was stored, for different reasons" in result.stderr
 
@@ -459,10 +463,11 @@ def test_C01_an_interrupt_says_what_was_stored(place: Lab, server: Server, tmp_p
 def test_an_interrupt_counts_the_answers_that_have_come(place: Lab, server: Server, tmp_path: Path, there: str) -> None:
     """Also those that nobody has looked at yet: between two looks a mebibyte is sent, by a slow disk perhaps."""
     paths = make(tmp_path, small=b"x", large=bytes(700_000))
-    items = [Item(path, f"{there}/{path.name}", path.stat().st_size, index=index) for index, path in enumerate(paths)]
+    items = [Item(path, f"{there}/{path.name}", path.stat().st_size) for path in paths]
 
     class Interrupting(Report):
-        def sent(self, item: Item) -> None:
+        def sent(self, item: Item, count: int) -> None:
+            super().sent(item, count)
             if item.name.endswith("large") and item.sent > 500_000:
                 wait_until(lambda: "small" in stored_now(place, there))
                 time.sleep(0.5)  # for its answer to come back
@@ -470,8 +475,9 @@ def test_an_interrupt_counts_the_answers_that_have_come(place: Lab, server: Serv
 
     target = client.Target("ana", "localhost", server.port, "")
     context = client_context(place.ca.read_text(), client.PROTOCOLS)
+    watcher = Interrupting("", Selection(items, lambda: items), as_json=False, quiet=True)
     with pytest.raises(KeyboardInterrupt):
-        client.send(target, context, ("ana", PASSWORD), items, Interrupting(items, "", as_json=False, quiet=True))
+        client.send(target, context, ("ana", PASSWORD), items, watcher, client.Wishes())
     assert [item.outcome for item in items] == ["stored", None]
 
 

@@ -24,12 +24,13 @@ from securexfer.errors import (
     NoSpaceError,
     QuotaExceededError,
     SecurexferError,
+    SkippedError,
     StorageFailedError,
     UnsafeNameError,
 )
 from securexfer.names import STAGING_NAME, Name, NamePolicy
 from securexfer.storage import folding, local, publishing, space, staged
-from securexfer.storage.base import Committed, OnConflict, Outcome
+from securexfer.storage.base import Committed, Description, OnConflict, Outcome
 from securexfer.storage.local import LOCK_NAME, Inbox, Rules
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from securexfer.storage.publishing import UserStorage
 
 POLICIES = list(OnConflict)
+TAKEN = {OnConflict.REFUSE: NameTakenError, OnConflict.REPLACE: NameTakenError, OnConflict.SKIP: SkippedError}
 IS_ROOT = os.geteuid() == 0
 NOBODY = 65534
 
@@ -79,7 +81,7 @@ def untouched(tree: Path) -> bool:
 
 def stage(storage: UserStorage, name: str, content: bytes) -> staged.LocalStaging:
     """Stage a file whose bytes have all arrived."""
-    with storage.stage(Name.parse(name), len(content)) as staging:
+    with storage.stage(Description(Name.parse(name), len(content))) as staging:
         staging.write(memoryview(content))
         staging.seal(hashlib.sha256(content).digest())
     return staging
@@ -129,9 +131,9 @@ def test_every_way_out_of_a_staging_leaves_nothing(make: Callable[..., Inbox], r
     inbox = make(quota=100)
     storage = inbox.for_user("ana")
     before = descriptors()
-    with storage.stage(Name.parse("a"), 10) as staging:
+    with storage.stage(Description(Name.parse("a"), 10)) as staging:
         staging.write(memoryview(b"12345"))
-    with contextlib.suppress(ZeroDivisionError), storage.stage(Name.parse("b"), 10):
+    with contextlib.suppress(ZeroDivisionError), storage.stage(Description(Name.parse("b"), 10)):
         1 / 0  # noqa: B018
     assert stored(root) == {}
     assert descriptors() == before
@@ -181,7 +183,7 @@ def test_a_file_that_fails_leaves_no_directories(make: Callable[..., Inbox], roo
     too_long = "n" * 256  # stands for any failure after the directories were made
     group = []
     for parts in (("new", "a", "b", too_long), ("shared", "x"), ("shared", "c", too_long)):
-        with storage.stage(Name(parts), 1) as staging:
+        with storage.stage(Description(Name(parts), 1)) as staging:
             staging.write(memoryview(b"1"))
             staging.seal(hashlib.sha256(b"1").digest())
         group.append(staging)
@@ -196,7 +198,7 @@ def test_D04_a_thousand_aborted_files_leave_no_promise_of_space_or_quota(
     inbox = make(quota=1000)
     storage = inbox.for_user("ana")
     for number in range(1000):
-        with storage.stage(Name.parse(f"d/{number}"), 999) as staging:
+        with storage.stage(Description(Name.parse(f"d/{number}"), 999)) as staging:
             staging.write(memoryview(b"some"))
     assert inbox.space._promised == 0
     assert stored(root) == {}
@@ -277,7 +279,7 @@ def test_other_content_is_refused_and_the_old_stays(
 ) -> None:
     storage = make(on_conflict=policy).for_user("ana")
     store(storage, "x", b"same")
-    assert isinstance(store(storage, "x", content), NameTakenError)
+    assert isinstance(store(storage, "x", content), TAKEN[policy])
     assert stored(root) == {"x": b"same"}
 
 
@@ -288,9 +290,9 @@ def test_what_cannot_be_stored_is_refused_before_its_bytes_come(
     storage = make(on_conflict=policy).for_user("ana")
     store(storage, "x", b"same")
     (root / "ana/d").mkdir()
-    for name, size in (("x", 5), ("d", 4), ("x/y", 4)):
-        with pytest.raises(NameTakenError):
-            storage.stage(Name.parse(name), size)
+    for name, size, error in (("x", 5, TAKEN[policy]), ("d", 4, TAKEN[policy]), ("x/y", 4, NameTakenError)):
+        with pytest.raises(error):
+            storage.stage(Description(Name.parse(name), size))
 
 
 @pytest.mark.parametrize(
@@ -394,7 +396,7 @@ def test_P14_a_link_under_the_name_is_never_followed(
     if policy is OnConflict.RENAME:
         assert result == Committed(Outcome.RENAMED, Name.parse("x (1)"))
     else:
-        assert isinstance(result, NameTakenError)
+        assert isinstance(result, TAKEN[policy])
     assert (root / "ana/x").readlink() == Path(target)
     assert untouched(outside)
 
@@ -447,7 +449,7 @@ def test_P17_what_is_no_plain_file_stays_and_nobody_waits_for_it(
     if policy is OnConflict.RENAME:
         assert [isinstance(result, Committed) and str(result.stored_as) for result in results] == ["x (1)", "x (1)"]
     else:
-        assert all(isinstance(result, NameTakenError) for result in results)
+        assert all(isinstance(result, TAKEN[policy]) for result in results)
     assert os.path.samestat((root / "ana/x").lstat(), before)
 
 
@@ -720,7 +722,7 @@ def test_what_an_earlier_server_left_is_swept_and_what_it_published_stays(
 ) -> None:
     inbox = make()
     storage = inbox.for_user("ana")
-    unfinished = storage.stage(Name.parse("unfinished"), 100)
+    unfinished = storage.stage(Description(Name.parse("unfinished"), 100))
     unfinished.write(memoryview(b"half"))
     published = stage(storage, "published", b"whole")
     os.link(root / STAGING_NAME / published.file, root / "ana/published")  # a crash between link and unlink
@@ -866,7 +868,7 @@ def test_F06_more_than_the_quota_is_refused_before_anything_is_written(
 ) -> None:
     storage = make(quota=100).for_user("ana")
     with pytest.raises((QuotaExceededError, NoSpaceError)):
-        storage.stage(Name.parse("x"), size)
+        storage.stage(Description(Name.parse("x"), size))
     assert stored(root) == {}
 
 
@@ -885,7 +887,7 @@ def test_the_quota_counts_what_stood_there_before(make: Callable[..., Inbox], ro
 def test_the_quota_is_one_for_all_sessions_of_a_user(make: Callable[..., Inbox]) -> None:
     inbox = make(quota=100)
     first, second = inbox.for_user("ana"), inbox.for_user("ana")
-    with first.stage(Name.parse("on-its-way"), 60):
+    with first.stage(Description(Name.parse("on-its-way"), 60)):
         assert isinstance(store(second, "x", bytes(41)), QuotaExceededError)
         assert isinstance(store(second, "x", bytes(40)), Committed)
     assert isinstance(store(second, "y", bytes(60)), Committed)
@@ -946,10 +948,10 @@ def test_D05_the_reserve_stays_free(make: Callable[..., Inbox], root: Path) -> N
     free = found.f_bavail * found.f_frsize
     storage = make(reserve=free // 2).for_user("ana")
     with pytest.raises(NoSpaceError, match="kept in reserve"):
-        storage.stage(Name.parse("x"), free * 3 // 4)
-    with storage.stage(Name.parse("x"), free // 4), pytest.raises(NoSpaceError):
-        storage.stage(Name.parse("y"), free * 3 // 8)  # what is on its way counts
-    with storage.stage(Name.parse("y"), free * 3 // 8):
+        storage.stage(Description(Name.parse("x"), free * 3 // 4))
+    with storage.stage(Description(Name.parse("x"), free // 4)), pytest.raises(NoSpaceError):
+        storage.stage(Description(Name.parse("y"), free * 3 // 8))  # what is on its way counts
+    with storage.stage(Description(Name.parse("y"), free * 3 // 8)):
         pass
     assert stored(root) == {}
 
@@ -957,5 +959,5 @@ def test_D05_the_reserve_stays_free(make: Callable[..., Inbox], root: Path) -> N
 def test_what_the_disk_cannot_hold_as_a_name_is_refused_as_a_name(make: Callable[..., Inbox], root: Path) -> None:
     storage = make().for_user("ana")
     with pytest.raises(UnsafeNameError):
-        storage.stage(Name(("n" * 256,)), 1)
+        storage.stage(Description(Name(("n" * 256,)), 1))
     assert stored(root) == {}

@@ -176,22 +176,23 @@ def test_C06_no_colour_and_dumb_terminals_are_respected(
 DRIVE = """
 import sys, time
 from securexfer.cli.report import Report
+from securexfer.cli.tally import Selection
 from securexfer.transfer.items import Item
 
-items = [Item("x", f"results/{number}.csv", 100, index=number) for number in range(50_000)]
-report = Report(items, "lab1:9090", as_json=False, quiet=False)
+items = [Item("x", f"results/{number}.csv", 100) for number in range(50_000)]
+report = Report("lab1:9090", Selection(items, lambda: items), as_json=False, quiet=False)
 spent = 0.0
 with report:
     report.connected("ana", "lab1:9090")
     time.sleep(1)  # until it is drawn
-    for item in items:
+    for number, item in enumerate(report.follow(items)):
         item.sent = item.size
         started = time.perf_counter()
-        report.sent(item)
+        report.sent(item, item.size)
         item.outcome = "stored"
         report.ended(item)
         spent += time.perf_counter() - started
-        if item.index % 100 == 0:
+        if number % 100 == 0:
             time.sleep(0.002)  # what sending takes: a second in all
 print(f"spent {spent:.3f}")
 """
@@ -211,17 +212,18 @@ def test_C06_fifty_thousand_tiny_files_are_not_held_up_by_drawing() -> None:
 SLOWLY = """
 import sys, time
 from securexfer.cli.report import Report
+from securexfer.cli.tally import Selection
 from securexfer.transfer.items import Item
 
 size = int(sys.argv[1])
-items = [Item("x", f"results/{number}.csv", size, index=number) for number in range(20)]
-report = Report(items, "lab1:9090", as_json=False, quiet=False)
+items = [Item("x", f"results/{number}.csv", size) for number in range(20)]
+report = Report("lab1:9090", Selection(items, lambda: items), as_json=False, quiet=False)
 with report:
     report.connected("ana", "lab1:9090")
-    for item in items:
+    for item in report.follow(items):
         time.sleep(0.1)  # so that it is drawn
         item.sent = item.size
-        report.sent(item)
+        report.sent(item, item.size)
         item.outcome = "stored"
         report.ended(item)
 """

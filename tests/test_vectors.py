@@ -22,12 +22,13 @@ from vectors.loading import Vector, load, load_all
 from securexfer import client
 from securexfer.accounts.logins import WAITING
 from securexfer.certificates.making import EMBEDDED_CA
+from securexfer.client import Wishes
 from securexfer.errors import ProtocolError, UnsafeNameError
 from securexfer.names import NamePolicy
 from securexfer.net.connection import DRAIN_SECONDS
 from securexfer.net.payload import MINIMUM_RATE, RATE_GRACE_SECONDS, RATE_WINDOW_SECONDS
 from securexfer.server import Limits
-from securexfer.transfer.classroom.sender import ANSWER_RATE, ANSWER_SECONDS
+from securexfer.transfer.classroom.sender import ANSWER_RATE
 from securexfer.wire import framing
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def test_the_limits_in_the_specification_are_those_of_the_code() -> None:
     }
     assert limits.largest_file == 1 << 40
     assert f"at least\n{client.LOGIN_SECONDS:.0f} s for this answer" in text
-    assert f"at least {ANSWER_SECONDS:.0f} s, and one second more for every {ANSWER_RATE // 10**6} MB" in text
+    assert f"at least {Wishes().timeout:.0f} s, and one second more for every {ANSWER_RATE // 10**6} MB" in text
     assert f"Begin to read within {DRAIN_SECONDS:.0f} s after the last byte" in text
 
 

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import typer
 
-
-def finite(value: float) -> float:
-    """Return a number that is one: nan lies in every range."""
-    if not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a number of seconds")
-    return value
-
+from securexfer.cli.amounts import finite
 
 MaxHandshakes = Annotated[
     int, typer.Option("--max-handshakes", min=1, max=10_000, help="Connections that have not logged in, in all.")

@@ -1,4 +1,8 @@
-"""What `send` tells while it runs and at its end: lines for people, JSON for programs, one error for the exit code."""
+"""What `send` tells while it runs and at its end: lines for people, JSON for programs, one error for the exit code.
+
+Nothing here grows with the number of files that went well; of those that did not, a hundred are named one by one to
+people, and the rest is counted. Programs (`--json`) are told of each.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+from securexfer.cli.amounts import counted, number
+from securexfer.cli.tally import Failures, Selection, Tally, left_out_lines, summary_lines
 from securexfer.cli.terminal import note
 from securexfer.errors import InterruptedTransferError, PartlyStoredError, SecurexferError
 from securexfer.names import show
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from securexfer.cli.progress import Display
@@ -24,17 +30,29 @@ _MAX_NAMES = 10  # of files that were not sent, in a message
 
 
 class Report:
-    """Watches one `send`; used as a context while the transfer runs, so that the terminal is always given back."""
+    """Watches one `send`; used as a context while the transfer runs, so that the terminal is always given back.
 
-    def __init__(self, items: Sequence[Item], server: str, *, as_json: bool, quiet: bool) -> None:
-        self._items = items
+    `follow` hands the items on to whoever sends them and knows from then on what is under way.
+    """
+
+    def __init__(self, server: str, selection: Selection, *, as_json: bool, quiet: bool) -> None:
         self._server = server
+        self._selection = selection
         self._json = as_json
         self._quiet = quiet or as_json
         self._started = time.monotonic()
         self._wanted = not self._quiet and sys.stderr.isatty()
-        self._hints: set[str] = set()
-        self._current: Item | None = None  # the last file that moved
+        self._connected = False
+        self._under_way: dict[Item, None] = {}
+        self._failures = Failures(self._say, all_of_them=as_json)
+        # What a display reads.
+        self.tally = Tally()
+        self.current: Item | None = None  # the last file that moved
+        self.entries = self.size = 0  # files and directories handed on by `follow`, and their bytes
+        self.all_seen = False  # nothing is to come beside them
+        self.ended_entries = 0
+        self.passed = 0  # bytes that are sent, or need not be
+        self.moved = 0  # bytes that went out
         self._over = threading.Event()
         self._drawing: threading.Thread | None = None
         self._display: Display | None = None
@@ -50,86 +68,126 @@ class Report:
             self._drawing.join()
         self._display = None
 
+    def follow(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Hand on what can be sent, and report what cannot."""
+        for item in items:
+            if item.open:
+                self.entries += 1
+                self.size += item.size
+                self._under_way[item] = None
+                yield item
+            else:
+                self._report(item)
+        self.all_seen = True
+
     def connected(self, user: str, server: str) -> None:
         """Say who sends where; the time counts from here, not from the typing of a password."""
+        if self._connected:  # a connection that was lost is there again
+            return
+        self._connected = True
         self._started = time.monotonic()
         self._note(f"Sending to {server} as {user}")
-        if self._wanted and not self._drawing:
+        if self._wanted:
             # Not a daemon: whatever interrupts us, it ends in order and gives the terminal back.
             self._drawing = threading.Thread(target=self._draw)
             self._drawing.start()
 
     def retrying(self, why: str, seconds: float) -> None:
-        """Say that the server is busy."""
+        """Say why it takes longer: the server is busy, or the connection was lost."""
         self._note(f"{why}; trying again in {seconds:.1f} s")
 
-    def sent(self, item: Item) -> None:
+    def sent(self, item: Item, count: int) -> None:
         """Note how far it has come; the display looks at it when it draws."""
-        self._current = item
+        self.current = item
+        self.passed += count
+        if count > 0 and item.sent != item.resumed:
+            self.moved += count
 
     def ended(self, item: Item) -> None:
-        """Report one file: always as JSON, by a line for people if it failed and is not the only one."""
-        if self._json:
-            _print_json(_fields(item))
-        if item.error and len(self._items) > 1:
-            self._say(f"securexfer: {item.error.message}")
-            if item.error.hint not in self._hints:  # once: a thousand files may fail for one reason
-                self._hints.add(item.error.hint)
-                self._say(f"  {item.error.hint}")
+        """Report one file: as JSON each, by a line for people if it failed and is not the only one."""
+        if item in self._under_way:
+            del self._under_way[item]
+            self.ended_entries += 1
+            self.passed += item.size - item.sent
+        self._report(item)
 
     def finish(self, outcome: SecurexferError | None) -> SecurexferError | None:
-        """Give the summary; return the error that the exit code comes from, or None if every file was acknowledged."""
-        unsent = [item for item in self._items if item.open]
+        """Give the summary; return the error that the exit code comes from, or None if every file was acknowledged.
+
+        `outcome` is what ended the send before its end. It is the error of all that was under way.
+        """
+        unsent = []
+        for item in self._under_way:
+            if item.open:
+                unsent.append(item)
+            else:  # the end came before it could be told
+                self._report(item)
+        if unsent or not self.all_seen:
+            outcome = outcome or SecurexferError("the file was not sent")
+        # Where files were not sent, it goes without saying that their directories were not, either.
+        unsent = [item for item in unsent if not item.directory] or unsent
         for item in unsent:
-            item.error = outcome or SecurexferError("the file was not sent")
+            item.error = outcome
+            self.tally.count(item)
             if self._json:
                 _print_json(_fields(item))
         self._summary()
         return self._verdict(outcome, unsent)
 
-    def _verdict(self, outcome: SecurexferError | None, unsent: Sequence[Item]) -> SecurexferError | None:
-        stored = sum(item.outcome is not None for item in self._items)
-        count = len(self._items)
+    def _report(self, item: Item) -> None:
+        self.tally.count(item)
+        if self._json and (item.error or not item.directory):
+            _print_json(_fields(item))
+        if item.error and not self._selection.alone:
+            self._failures.tell(item.error)
+
+    def _verdict(self, outcome: SecurexferError | None, unsent: list[Item]) -> SecurexferError | None:
+        tally, left = self.tally, not self.all_seen
+        stored, count = tally.stored, tally.files
+        known = f"{number(stored)} of {counted(count, 'file')} {_were(stored)} stored on {self._server}"
+        open_end = f"{counted(stored, 'file')} {_were(stored)} stored on {self._server}; the rest was not sent"
+        said = open_end if left else known
         if isinstance(outcome, InterruptedTransferError):
-            return InterruptedTransferError(
-                f"interrupted: {stored} of {count} files {_were(stored)} stored on {self._server}"
-            )
-        errors = [item.error for item in self._items if item.error]
-        if not errors:
+            return InterruptedTransferError(f"interrupted: {said}")
+        if not tally.first and not left:
             return None
-        if unsent and outcome and (stored or len(unsent) < count):
-            names = ", ".join(show(item.name) for item in unsent[:_MAX_NAMES])
-            note(f"securexfer: {outcome.message}\n  not sent: {names}{' …' if len(unsent) > _MAX_NAMES else ''}")
+        self._failures.tell_rest()
+        if outcome and (stored or tally.unsent > len(unsent)) and (unsent or left):
+            names = [show(item.name) for item in unsent[:_MAX_NAMES]]
+            more = ["…"] if left or len(unsent) > _MAX_NAMES else []
+            note(f"securexfer: {outcome.message}\n  not sent: {' '.join([', '.join(names), *more]).strip()}")
         if stored:
-            return PartlyStoredError(f"{stored} of {count} files {_were(stored)} stored on {self._server}")
-        if len({error.exit_code for error in errors}) > 1:
+            return PartlyStoredError(said)
+        if outcome and (left or len(unsent) == count) and tally.unsent == len(unsent):
+            return outcome
+        if len(tally.codes | ({outcome.exit_code} if outcome else set())) > 1 or not tally.first:
             return SecurexferError("no file was stored, for different reasons", hint="Each is named above.")
-        if len(unsent) == count or count == 1:
-            return errors[0]
-        return type(errors[0])(f"none of the {count} files was stored", hint="Each is named above.")
+        if self._selection.alone:
+            return tally.first
+        subject = "the only file was not stored" if count == 1 else f"none of the {number(count)} files was stored"
+        return type(tally.first)(subject, hint="Each is named above.")
 
     def _summary(self) -> None:
-        seconds = time.monotonic() - self._started
-        stored = [item for item in self._items if item.outcome]
-        size = sum(item.size for item in stored)
-        refused = sum(1 for item in self._items if item.error and item.error.exit_code == 5)
+        tally, seconds = self.tally, time.monotonic() - self._started
         if self._json:
             summary: dict[str, Any] = {
                 "event": "summary",
-                "files": len(self._items),
-                "bytes": size,
-                "stored": len(stored),
-                "refused": refused,
-                "failed": len(self._items) - len(stored) - refused,
+                "files": tally.files,
+                "bytes": tally.size,
+                "stored": tally.stored,
+                "refused": tally.refused,
+                "failed": tally.failed,
                 "seconds": round(seconds, 3),
+                "unchanged": tally.outcomes.get("unchanged", 0),
+                "skipped": tally.outcomes.get("skipped", 0),
+                "resumed": tally.resumed_size,
             }
+            if left_out := self._selection.left_out:
+                summary |= {"skipped_links": left_out.skipped_links, "excluded": left_out.excluded}
             _print_json(summary)
-        elif not self._quiet and stored:
-            rate = f", {amount(size / seconds)}/s" if seconds > 0 and size >= 1_000_000 else ""
-            files = f"{len(stored)} file{'s' if len(stored) != 1 else ''}"
-            print(
-                f"{files}, {amount(size)}, stored and verified on {self._server} in {seconds:.1f} s{rate}", flush=True
-            )
+        elif not self._quiet:
+            for line in summary_lines(tally, self._server, seconds) + left_out_lines(self._selection.left_out):
+                print(line, flush=True)
 
     def _draw(self) -> None:
         """Show the progress, in a thread of its own, once the send has lasted long enough to be watched."""
@@ -137,7 +195,7 @@ class Report:
             return
         from securexfer.cli.progress import Display
 
-        self._display = Display(self._items, lambda: self._current)
+        self._display = Display(self, self._selection.again)
         self._display.run(self._over)
 
     def _note(self, text: str) -> None:
@@ -155,15 +213,6 @@ def _were(count: int) -> str:
     return "was" if count == 1 else "were"
 
 
-def amount(size: float) -> str:
-    """Return a number of bytes in decimal units, as disks and networks are sold: 1.5 MB is 1 500 000 bytes."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
 def _fields(item: Item) -> dict[str, Any]:
     error = item.error
     fields: dict[str, Any] = {
@@ -175,7 +224,11 @@ def _fields(item: Item) -> dict[str, Any]:
         "stored_as": item.stored_as,
         "reason": error.reason if error else None,
     }
-    return {**fields, "detail": error.message} if error else fields
+    if error:
+        fields["detail"] = error.message
+    if item.resumed:
+        fields["resumed"] = item.resumed
+    return fields
 
 
 def _print_json(fields: dict[str, Any]) -> None:

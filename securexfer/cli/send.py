@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from securexfer.cli.amounts import finite, parse_rate
 from securexfer.cli.home import Home, HomeOption
 from securexfer.cli.passwords import PasswordFileOption, PasswordStdinOption, obtain_password
 from securexfer.cli.terminal import note
@@ -22,13 +24,20 @@ from securexfer.errors import (
 )
 
 if TYPE_CHECKING:
+    from securexfer.cli.tally import Selection
     from securexfer.client import Target
     from securexfer.transfer.items import Item
 
 
+Conflict = Literal["refuse", "rename", "replace", "skip"]
+Symlinks = Literal["skip", "follow"]
+
+
 def send(
     context: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", readable=False, help="The files to send.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", readable=False, help="The files and directories to send.")
+    ],
     target: Annotated[str, typer.Argument(metavar="[USER@]HOST[:PORT][/DIRECTORY]", help="Where to send them.")],
     ca: Annotated[
         Path | None, typer.Option("--ca", metavar="FILE", readable=False, help="Trust this CA, not the saved one.")
@@ -39,41 +48,63 @@ def send(
     password_stdin: PasswordStdinOption = False,
     password_file: PasswordFileOption = None,
     on_conflict: Annotated[
-        str | None,
-        typer.Option("--on-conflict", metavar="refuse|rename|replace|skip", help="Needs protocol 2."),
+        Conflict | None,
+        typer.Option("--on-conflict", help="When other content stands under the name. [the server decides]"),
     ] = None,
-    protocol: Annotated[int, typer.Option("--protocol", metavar="1", help="Protocol version: 1.")] = 1,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Leave out what matches; may be repeated.")
+    ] = None,
+    symlinks: Annotated[
+        Symlinks, typer.Option("--symlinks", help="Follow symbolic links that stay inside the tree sent.")
+    ] = "skip",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; connect to nobody.")] = False,
+    rehash: Annotated[bool, typer.Option("--rehash", help="Read every file, also those known to be there.")] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="RATE", parser=parse_rate, help="Bytes a second at most, as in 500k, 20M."),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option("--retries", min=0, max=1000, help="How often a lost connection is made again.")
+    ] = 5,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout", callback=finite, min=1, max=3600, metavar="SECONDS", help="How long the server may be silent."
+        ),
+    ] = 60.0,
+    protocol: Annotated[
+        int | None, typer.Option("--protocol", min=1, max=2, metavar="1|2", help="[2 if the server speaks it]")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Send files to a server. Success means: stored there, verified by SHA-256, on disk."""
+    """Send files and directories to a server. Success means: stored there, verified by SHA-256, on disk."""
     from securexfer import client
     from securexfer.cli.report import Report
     from securexfer.net.tls import client_context
+    from securexfer.transfer.wishes import Wishes
 
-    if protocol != 1:
-        raise UsageError(f"protocol {protocol} is not spoken by this version", hint="Leave --protocol out.")
-    if on_conflict:
-        raise UsageError(
-            "--on-conflict needs protocol 2, which this version does not speak",
-            hint="Leave it out. The server's own policy is an option of `securexfer serve`.",
-        )
+    wishes = Wishes(protocol, on_conflict, retries, timeout, limit, rehash)
     goal = client.parse_target(target)
-    items = _items(paths, goal.directory)
+    selection = _select(paths, goal.directory, tuple(exclude or ()), follow=symlinks == "follow", protocol=protocol)
+    if dry_run:
+        from securexfer.cli.preview import preview
+
+        preview(selection, goal.address, as_json=json, quiet=quiet)
+        return
     authorities, user = _trust(context, home, goal, ca, ca_fingerprint, quiet=quiet)
-    trusted = client_context(authorities, client.PROTOCOLS)
-    report = Report(items, goal.address, as_json=json, quiet=quiet)
-    for item in items:
-        if item.error:
-            report.ended(item)
+    trusted = client_context(authorities, client.protocols(wishes.protocol))
+    report = Report(goal.address, selection, as_json=json, quiet=quiet)
+    items = report.follow(selection.items)
     outcome: SecurexferError | None = None
     try:
-        if any(item.open for item in items):
+        first = next(items, None)
+        if first:
             prompt = f"Password of {user} on {goal.host}"
             password = obtain_password(prompt, from_stdin=password_stdin, file=password_file)
             with report:
-                client.send(goal, trusted, (user, password), items, report)
+                client.send(goal, trusted, (user, password), itertools.chain((first,), items), report, wishes)
     except (UsageError, ConfigurationError):  # about the command, not about any file
         raise
     except SecurexferError as error:
@@ -90,40 +121,67 @@ def register(app: typer.Typer) -> None:
     app.command("send")(send)
 
 
-def _items(paths: list[Path], directory: str) -> list[Item]:
-    """Return what is to be sent, each with its destination name; what cannot be sent has its error already.
+def _select(
+    paths: list[Path], directory: str, exclude: tuple[str, ...], *, follow: bool, protocol: int | None
+) -> Selection:
+    """Return what is to be sent. Plain files are looked at here and now, trees as they are sent.
 
-    Raises UsageError for two files with one name.
+    Raises UsageError for two arguments with one name, and for what only makes sense with trees where there are none.
     """
-    from securexfer.names import Name, show
-    from securexfer.transfer.items import Item
-    from securexfer.transfer.sources import unsendable
-    from securexfer.wire.framing import FileHeader, encode_count
+    from securexfer.cli.tally import Selection
+    from securexfer.names import show
+    from securexfer.transfer.items import top_name
 
-    encode_count(len(paths))
-    items: list[Item] = []
     names: dict[str, Path] = {}
-    for index, path in enumerate(paths):
-        # The last component as typed: `send .` has none, and is a directory anyway.
-        name = f"{directory}/{path.name}" if directory else path.name
-        if names.setdefault(name, path) is not path:
+    for path in paths:
+        # The last component as typed. What has none (`.`) gives its contents, whose names are not known here.
+        last = top_name(path)
+        name = f"{directory}/{last}" if directory else last
+        if last and names.setdefault(name, path) is not path:
             raise UsageError(
                 f"{show(str(names[name]))} and {show(str(path))} would both be stored as {show(name)}",
                 hint="Send one of them to another directory: HOST/DIRECTORY",
             )
-        item = Item(path, name, index=index)
-        items.append(item)
-        try:
-            found = path.lstat()
-            if not stat.S_ISREG(found.st_mode):
-                raise unsendable(path, found.st_mode)
-            item.size = found.st_size
-            FileHeader.of(str(Name.parse(name)), item.size)
-        except OSError as error:
-            item.error = SourceError(f"{show(str(path))} cannot be sent: {error.strerror}")
-        except SecurexferError as error:
-            item.error = error
-    return items
+    if protocol == 1 and (exclude or follow):
+        option = "--exclude" if exclude else "--symlinks follow"
+        raise UsageError(
+            f"{option} is for directory trees, which protocol 1 cannot send", hint="Leave --protocol 1 out."
+        )
+    if exclude or follow or (protocol != 1 and any(stat.S_ISDIR(_mode(path)) for path in paths)):
+        from securexfer.transfer.tree import LeftOut, ScanRules, scan
+
+        rules, left_out = ScanRules(directory, exclude, follow), LeftOut()
+        return Selection(scan(paths, rules, left_out), lambda: scan(paths, rules, LeftOut()), left_out)
+    items = [_plain(path, directory) for path in paths]
+    return Selection(items, lambda: items, alone=len(items) == 1)
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.lstat().st_mode
+    except OSError:
+        return 0
+
+
+def _plain(path: Path, directory: str) -> Item:
+    """Return a plain file with its destination name; what cannot be sent has its error already."""
+    from securexfer.names import Name, show
+    from securexfer.transfer.items import Item
+    from securexfer.transfer.sources import unsendable
+
+    item = Item(path, f"{directory}/{path.name}" if directory else path.name)
+    try:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            raise unsendable(path, found.st_mode)
+        item.size, item.mtime_ns = found.st_size, found.st_mtime_ns
+        item.executable = found.st_mode & stat.S_IXUSR != 0
+        Name.parse(item.name)
+    except OSError as error:
+        item.error = SourceError(f"{show(str(path))} cannot be sent: {error.strerror}")
+    except SecurexferError as error:
+        item.error = error
+    return item
 
 
 def _trust(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from securexfer.cli.amounts import finite, parse_size
 from securexfer.cli.home import CertsOption, Home, HomeOption, UsersOption
 from securexfer.cli.limits import (
     HandshakeTimeout,
@@ -26,7 +27,6 @@ from securexfer.cli.limits import (
     MaxSessions,
     MaxSessionsPerUser,
     MinimumRate,
-    finite,
 )
 from securexfer.cli.log import Log, LogFormat
 from securexfer.cli.terminal import note
@@ -39,18 +39,7 @@ if TYPE_CHECKING:
     from securexfer.identity import Identity
     from securexfer.server import Server
 
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-_MAX_SIZE = 2**63 - 1  # what a file system's signed offsets can say
 _DESCRIPTORS = 65_536  # 512 sessions, each with a connection, an inbox and a group of unfinished files
-
-
-def parse_size(text: str) -> int:
-    """Return a number of bytes written as 500M, 2G, 64Ki or plain digits."""
-    found = re.fullmatch(r"([0-9]{1,19})(|[kMGT]|[KMGT]i)B?", text)
-    size = int(found[1]) * _UNITS[found[2]] if found else -1
-    if not 0 <= size <= _MAX_SIZE:
-        raise typer.BadParameter(f"{text!r} is not a size; write it as 500M, 2G, 64Ki or a number of bytes")
-    return size
 
 
 def parse_mode(text: str) -> int:

@@ -37,6 +37,11 @@ class Connection:
         # Called when a read would have to wait: the moment to do what was put off (commits, answers).
         self.before_wait: Callable[[], None] | None = None
 
+    @property
+    def protocol(self) -> str:
+        """What was agreed on in the handshake (ALPN)."""
+        return self._socket.selected_alpn_protocol() or ""
+
     def receive(self, size: int, deadline: float) -> bytes:
         """Return exactly `size` bytes; raise TruncatedError at the end of input, PeerTimeoutError at `deadline`."""
         buffer = bytearray(size)
@@ -79,11 +84,13 @@ class Connection:
                 raise _ended(error) from error
         return end
 
-    def send(self, data: memoryview | bytes, deadline: float, while_waiting: Callable[[], None] | None = None) -> None:
+    def send(
+        self, data: memoryview | bytes, deadline: float, while_waiting: Callable[[], float | None] | None = None
+    ) -> None:
         """Send all of `data`; raise TruncatedError or PeerTimeoutError.
 
         When there is no room, `while_waiting` is called once the peer has said something, so that neither side
-        waits for the other to read.
+        waits for the other to read. It may return another deadline.
         """
         view = memoryview(data)
         while view:
@@ -92,7 +99,7 @@ class Connection:
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 # OpenSSL wants the same bytes again, and gets them: `view` has not moved.
                 if _wait(self._socket, deadline, reading=while_waiting is not None, writing=True) and while_waiting:
-                    while_waiting()
+                    deadline = while_waiting() or deadline
             except (OSError, ValueError) as error:
                 raise _ended(error) from error
 
@@ -109,6 +116,34 @@ class Connection:
         except PeerTimeoutError:
             return False
         return True
+
+    def wait(self, seconds: float, wake: int | None = None) -> bool:
+        """Wait until there is input, or the descriptor `wake` is readable; return whether either came in time.
+
+        What was posted goes out meanwhile.
+        """
+        if sys.platform == "win32":  # only a server has what to be woken by
+            return self.has_input(seconds)
+        if self._socket.pending():
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        if wake is not None:
+            poll.register(wake, select.POLLIN)
+        found = poll.poll(math.ceil(seconds * 1000))
+        self._try_unsent()
+        return bool(found)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were posted and that the system has not taken yet."""
+        return len(self._unsent)
+
+    def drain(self, deadline: float) -> None:
+        """Wait until what was posted has gone out; raise PeerTimeoutError at the deadline. Input stays where it is."""
+        while self._unsent:
+            _wait(self._socket, deadline, reading=False, writing=True)
+            self._try_unsent()
 
     def peer_left(self) -> bool:
         """Whether the peer has closed its end, as far as can be seen without reading anything."""

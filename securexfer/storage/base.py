@@ -66,7 +66,7 @@ class Staging(Protocol):
         ...
 
     def write(self, data: memoryview) -> None:
-        """Append bytes. Raises NoSpaceError or StorageFailedError; BusyError once another transfer has taken it over."""
+        """Append bytes. Raises NoSpaceError, StorageFailedError, or BusyError once another transfer took it over."""
         ...
 
     def seal(self, digest: bytes) -> None:
@@ -95,6 +95,16 @@ class Offered(Protocol):
 
         All of them, if a file of that size stands under the name.
         """
+        ...
+
+    @property
+    def stands(self) -> bool:
+        """Whether those bytes are a whole file under the name, not the beginning of one that was broken off."""
+        ...
+
+    @property
+    def known(self) -> bool:
+        """Whether their digest is known, so that `prefix` takes no time."""
         ...
 
     def prefix(self, tick: Callable[[], None]) -> hashlib._Hash:

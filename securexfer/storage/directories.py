@@ -62,6 +62,12 @@ def set_access(descriptor: int, group: int | None, mode: int) -> None:
     os.fchmod(descriptor, mode)
 
 
+def sync(directory: int, rules: Rules) -> None:
+    """Make a directory's entries durable, unless the rules do without."""
+    if rules.durable:
+        os.fsync(directory)
+
+
 class Handles:
     """The directories of one group of files: each walked and made once, synced together, closed together."""
 
@@ -70,7 +76,7 @@ class Handles:
         self._rules = rules
         self._claim = claim
         self._open: dict[tuple[str, ...], int] = {(): home}
-        self._made: list[tuple[int, str]] = []
+        self._made: list[tuple[int, str, tuple[int, int]]] = []
         self._touched: set[int] = set()
 
     def parent(self, name: Name) -> int:
@@ -82,19 +88,28 @@ class Handles:
         self._touched.add(directory)
         return directory
 
+    @property
+    def made(self) -> set[tuple[int, int]]:
+        """Device and inode of each directory that was made here."""
+        return {identity for _, _, identity in self._made}
+
+    def directory(self, name: Name) -> int:
+        """Return a handle on the directory `name` itself, made where missing. Raises as `parent` does."""
+        return self._home_or_below(name, len(name.parts))
+
     def sync(self) -> str | None:
         """Make the entries of all directories that changed durable; return the first error's name."""
         failure = None
         for directory in self._touched:
             try:
-                os.fsync(directory)
+                sync(directory, self._rules)
             except OSError as error:
                 failure = failure or errno_name(error)
         return failure
 
     def remove_unused(self) -> None:
         """Remove the directories that were made here and have stayed empty: a file that failed leaves nothing."""
-        for above, part in reversed(self._made):
+        for above, part, _ in reversed(self._made):
             with contextlib.suppress(OSError):
                 os.rmdir(part, dir_fd=above)
 
@@ -115,6 +130,7 @@ class Handles:
             handle, made = enter(above, parts[-1], self._rules)
         self._open[parts] = handle
         if made:
-            self._made.append((above, parts[-1]))
+            found = os.fstat(handle)
+            self._made.append((above, parts[-1], (found.st_dev, found.st_ino)))
             self._touched.add(above)
         return handle

@@ -6,8 +6,9 @@ import contextlib
 import errno
 from typing import TYPE_CHECKING
 
-from securexfer.errors import NameTakenError, NoSpaceError, StorageFailedError, UnsafeNameError
+from securexfer.errors import NameTakenError, NoSpaceError, SkippedError, StorageFailedError, UnsafeNameError
 from securexfer.names import show
+from securexfer.storage.base import OnConflict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +32,10 @@ def translated(what: str) -> Iterator[None]:
         raise StorageFailedError(f"{said}{errno_name(error)}") from error
 
 
-def taken(name: Name, why: str) -> NameTakenError:
-    """Return the error that says why a name is not free."""
-    return NameTakenError(f"the name {show(str(name))!r} is taken: {why}")
+def taken(name: Name, why: str, policy: OnConflict = OnConflict.REFUSE) -> NameTakenError | SkippedError:
+    """Return the error that says why a name is not free, under the policy that is in force."""
+    kind = SkippedError if policy is OnConflict.SKIP else NameTakenError
+    return kind(f"the name {show(str(name))!r} is taken: {why}")
 
 
 def errno_name(error: OSError) -> str:

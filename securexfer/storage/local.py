@@ -39,7 +39,11 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # link(
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a server stores: its conflict policy, names, modes and limits (sizes in bytes)."""
+    """How a server stores: its conflict policy, names, modes and limits (sizes in bytes).
+
+    `allowed` are the policies that a sender may ask for. Without `durable` nothing is synced: a file that was
+    acknowledged survives the server's end, but not the machine's.
+    """
 
     on_conflict: OnConflict = OnConflict.REFUSE
     names: NamePolicy = NamePolicy.NATIVE
@@ -48,6 +52,8 @@ class Rules:
     group: int | None = None
     quota: int | None = None
     reserve: int | None = None
+    allowed: frozenset[OnConflict] = frozenset(OnConflict)
+    durable: bool = True
 
 
 class Inbox:
@@ -84,23 +90,25 @@ class Inbox:
             self.space = FreeSpace(self._root, rules.reserve)
             self._held = stack.pop_all()
 
-    def for_user(self, user: str) -> UserStorage:
-        """Return the part of the inbox that is `user`'s, making its directory where missing.
+    def for_user(self, user: str, *, policy: OnConflict | None = None, send_id: bytes = b"") -> UserStorage:
+        """Return the part of the inbox that is `user`'s, for one send, making its directory where missing.
 
+        A `policy` of None is the server's own; whether another is allowed is the caller's to ask. With a `send_id`,
+        which is the same when a send is tried again, large files are kept to be resumed.
         Raises NameTakenError (a link or a file stands there), StorageFailedError or NoSpaceError.
         """
         with translated("the user's directory"):
             home, made = directories.enter(self._root, user, self.rules)
             try:
                 if made:
-                    os.fsync(self._root)
+                    directories.sync(self._root, self.rules)
             except OSError:
                 os.close(home)
                 raise
         usage = None
         if self.rules.quota is not None:
             usage = self._usages.setdefault(user, Usage(user, self.rules.quota, lambda: self._count(user)))
-        return UserStorage(self, home, usage)
+        return UserStorage(self, home, usage, policy or self.rules.on_conflict, send_id)
 
     def create_staging(self) -> tuple[int, str]:
         """Create an empty file where no peer can name it; return its descriptor and its name there."""

@@ -21,12 +21,14 @@ from securexfer.names import Name, show
 from securexfer.storage import directories
 from securexfer.storage.base import Committed, OnConflict, Outcome
 from securexfer.storage.failures import taken, translated
+from securexfer.storage.offers import LocalOffered
+from securexfer.storage.space import Claim
 from securexfer.storage.staged import LocalStaging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from securexfer.storage.base import Staging
+    from securexfer.storage.base import Description, Staging
     from securexfer.storage.local import Inbox
     from securexfer.storage.space import Usage
 
@@ -40,22 +42,45 @@ _HASH_BUFFER = 1 << 20
 class UserStorage:
     """One user's directory, held open for one session: whatever happens to its path, nothing is written elsewhere."""
 
-    def __init__(self, inbox: Inbox, home: int, usage: Usage | None) -> None:
+    def __init__(self, inbox: Inbox, home: int, usage: Usage | None, policy: OnConflict, send_id: bytes) -> None:
         self._inbox = inbox
-        self._policy = inbox.rules.on_conflict
+        self._policy = policy
         self._home = home
         self._usage = usage
+        self._send_id = send_id
+        self._made: set[tuple[int, int]] = set()  # directories, by device and inode
 
-    def stage(self, name: Name, size: int) -> LocalStaging:
+    def offer(self, file: Description, *, fresh: bool) -> LocalOffered:  # noqa: ARG002 - nothing is here yet
+        """Set room aside for a file; see Storage.offer."""
+        return LocalOffered(self._inbox, self._claim_room(file), file)
+
+    def stage(self, file: Description) -> LocalStaging:
         """Begin a file; see Storage.stage."""
-        with translated(f"{show(str(name))!r}"):
-            standing = self._find(name)
-            if standing:
-                self._refuse_early(name, size, standing)
-            # In the place of a file of its size it adds nothing, so that one whose acknowledgement was lost can be
-            # sent again when the quota is used up. (Only `rename` may keep both.)
-            adds = self._policy is OnConflict.RENAME or not standing or standing.st_size != size
-            return LocalStaging(self._inbox, self._usage if adds else None, name, size)
+        return LocalStaging(self._inbox, self._claim_room(file), file)
+
+    def room(self) -> tuple[int | None, int | None]:
+        """Return what is left of the quota; see Storage.room."""
+        return (self._usage.left() if self._usage else None), None
+
+    def make_directory(self, file: Description) -> Committed:
+        """Make a directory, durably, unless it is there, and set its mtime; see Storage.make_directory."""
+        handles = directories.Handles(self._home, self._inbox.rules, self._inbox.claim)
+        try:
+            with translated(f"{show(str(file.name))!r}"):
+                directory = handles.directory(file.name)
+                found = os.fstat(directory)
+                made = handles.made | self._made
+                self._made = made - {(found.st_dev, found.st_ino)}  # each directory is offered once
+                if file.mtime_ns is not None and file.mtime_ns != found.st_mtime_ns:
+                    os.utime(directory, ns=(file.mtime_ns, file.mtime_ns))
+                    directories.sync(directory, self._inbox.rules)
+                failure = handles.sync()
+                if failure:
+                    raise StorageFailedError(f"{show(str(file.name))!r} was not made: its sync gave {failure}")
+        finally:
+            handles.close()
+        ours = (found.st_dev, found.st_ino) in made
+        return Committed(Outcome.STORED if ours else Outcome.UNCHANGED, file.name)
 
     def commit(self, group: Sequence[Staging]) -> list[Committed | SecurexferError]:
         """Make a group durable and visible, in order; see Storage.commit."""
@@ -77,11 +102,23 @@ class UserStorage:
                 ]
             if not all(isinstance(result, Committed) for result in results):
                 handles.remove_unused()
+            self._made |= handles.made
             return results
 
     def close(self) -> None:
         """Let the directory go."""
         os.close(self._home)
+
+    def _claim_room(self, file: Description) -> Claim:
+        """Set room aside for a file that may be stored under its name, as far as that is known; else raise why not."""
+        with translated(f"{show(str(file.name))!r}"):
+            standing = self._find(file.name)
+            if standing:
+                self._refuse_early(file.name, file.size, standing)
+            # In the place of a file of its size it adds nothing, so that one whose acknowledgement was lost can be
+            # sent again when the quota is used up. (Only `rename` may keep both.)
+            adds = self._policy is OnConflict.RENAME or not standing or standing.st_size != file.size
+            return Claim(self._inbox.space, self._usage if adds else None, file.size)
 
     def _find(self, name: Name) -> os.stat_result | None:
         """Return what stands under a name, if anything."""
@@ -100,9 +137,9 @@ class UserStorage:
         if self._policy is OnConflict.RENAME:
             return
         if not stat.S_ISREG(standing.st_mode):
-            raise taken(name, "something that is not a plain file stands there")
+            raise taken(name, "something that is not a plain file stands there", self._policy)
         if self._policy is not OnConflict.REPLACE and standing.st_size != size:
-            raise taken(name, "other content stands under it")
+            raise taken(name, "other content stands under it", self._policy)
 
     def _place(self, staging: LocalStaging, handles: directories.Handles) -> Committed | SecurexferError:
         """Make one file durable, then visible; return what was done or why not."""
@@ -132,11 +169,11 @@ class UserStorage:
             else:
                 staging.added = staging.size
                 return Committed(Outcome.STORED if candidate == name else Outcome.RENAMED, candidate)
-        raise taken(name, why)
+        raise taken(name, why, self._policy)
 
     def _meet(self, staging: LocalStaging, directory: int, last: str) -> Outcome | None:
         """Do what is right about what stands under a name already; return None if it has to stay as it is."""
-        if _same_content(directory, last, staging):
+        if _same_content(directory, last, staging, durable=self._inbox.rules.durable):
             return Outcome.UNCHANGED
         if self._policy is not OnConflict.REPLACE:
             return None
@@ -176,8 +213,8 @@ def _candidates(name: Name, policy: OnConflict) -> Iterator[Name]:
             yield Name.parse("/".join((*name.parts[:-1], f"{stem} ({number}){dot}{suffix}")))
 
 
-def _same_content(directory: int, last: str, staging: LocalStaging) -> bool:
-    """Whether a plain file with the staged content stands there; if so, make sure that it is on disk, too."""
+def _same_content(directory: int, last: str, staging: LocalStaging, *, durable: bool) -> bool:
+    """Whether a plain file with the staged content stands there; if so, and `durable`, make sure that it is on disk."""
     try:
         descriptor = os.open(last, _READ, dir_fd=directory)
     except OSError as error:
@@ -193,7 +230,7 @@ def _same_content(directory: int, last: str, staging: LocalStaging) -> bool:
         while count := os.readv(descriptor, [buffer]):
             digest.update(buffer[:count])
         same = hmac.compare_digest(digest.digest(), staging.digest)
-        if same:
+        if same and durable:
             os.fsync(descriptor)
         return same
     finally:

@@ -45,6 +45,38 @@ class FreeSpace:
             self._promised -= size
 
 
+class Claim:
+    """Room that was set aside for one file, on the disk and in its user's quota, until it is settled."""
+
+    def __init__(self, space: FreeSpace, usage: Usage | None, size: int) -> None:
+        """Set `size` bytes aside. Raises NoSpaceError or QuotaExceededError.
+
+        `usage` is None where nothing will be added to what the user has, or no quota is kept.
+        """
+        self._space = space
+        self._usage = usage
+        self._size = size
+        self._unwritten = size
+        space.claim(size)
+        if usage:
+            try:
+                usage.claim(size)
+            except QuotaExceededError:
+                space.release(size)
+                raise
+
+    def written(self, count: int) -> None:
+        """Say that so many bytes are on the disk now: what the system says is free counts them already."""
+        self._space.release(count)
+        self._unwritten -= count
+
+    def settle(self, added: int) -> None:
+        """Give all of it back; the user's files have grown by `added` bytes meanwhile."""
+        self._space.release(self._unwritten)
+        if self._usage:
+            self._usage.settle(self._size, added)
+
+
 class Usage:
     """What one user's files take, counted once and then kept up; shared by all sessions of that user."""
 
@@ -72,6 +104,14 @@ class Usage:
                     f"{size} bytes are more than the {max(left, 0)} left of the quota of {self._user} ({self._quota})"
                 )
             self._promised += size
+
+    def left(self) -> int:
+        """Return how many bytes the user may still store."""
+        with self._lock:
+            if self._counted_at is None:
+                self._used = self._count()
+                self._counted_at = time.monotonic()
+            return max(0, self._quota - self._used - self._promised)
 
     def settle(self, claimed: int, added: int) -> None:
         """Give a claim back; the user's files have grown by `added` bytes meanwhile."""

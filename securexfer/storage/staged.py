@@ -14,40 +14,44 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from securexfer.names import Name
+    from securexfer.storage.base import Description
     from securexfer.storage.local import Inbox
-    from securexfer.storage.space import Usage
+    from securexfer.storage.space import Claim
 
 
 class LocalStaging:
-    """One unfinished file in the staging directory, with the space it was promised; see Staging.
+    """One unfinished file in the staging directory, with the room it was promised; see Staging."""
 
-    `usage` is None where nothing will be added to what the user has, or no quota is kept.
-    """
-
-    def __init__(self, inbox: Inbox, usage: Usage | None, name: Name, size: int) -> None:
-        self.name = name
-        self.size = size
+    def __init__(self, inbox: Inbox, claim: Claim, described: Description) -> None:
+        """Create the file. The claim is this object's from now on, also if that fails."""
+        self.described = described
         self.digest = b""
         self.added = 0  # bytes that the user's files have grown by; set when it is published
         self._inbox = inbox
-        self._usage = usage
-        self._unwritten = size
-        with contextlib.ExitStack() as undo:
-            inbox.space.claim(size)
-            undo.callback(inbox.space.release, size)
-            if usage:
-                usage.claim(size)
-                undo.callback(usage.settle, size, 0)
-            self._descriptor, self.file = inbox.create_staging()
-            undo.pop_all()
+        self._claim = claim
+        try:
+            with translated(f"{show(str(described.name))!r}"):
+                self._descriptor, self.file = inbox.create_staging()
+        except BaseException:
+            claim.settle(0)
+            raise
+
+    @property
+    def name(self) -> Name:
+        """The name it was offered under."""
+        return self.described.name
+
+    @property
+    def size(self) -> int:
+        """The size it was offered with, in bytes."""
+        return self.described.size
 
     def write(self, data: memoryview) -> None:
         """Append bytes; see Staging.write."""
         with translated(f"{show(str(self.name))!r}"):
             while data:
                 count = os.write(self._descriptor, data)
-                self._inbox.space.release(count)
-                self._unwritten -= count
+                self._claim.written(count)
                 data = data[count:]
 
     def seal(self, digest: bytes) -> None:
@@ -62,9 +66,14 @@ class LocalStaging:
                 os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
-        """Set the mode that the server's rules ask for, and make the content durable."""
-        set_access(self._descriptor, self._inbox.rules.group, self._inbox.rules.file_mode)
-        os.fsync(self._descriptor)
+        """Set the mode that the server's rules ask for and the mtime, and make them and the content durable."""
+        rules, described = self._inbox.rules, self.described
+        # Of the sender's mode, one bit at most: whether the owner may execute it.
+        set_access(self._descriptor, rules.group, rules.file_mode | (0o100 if described.executable else 0))
+        if described.mtime_ns is not None:
+            os.utime(self._descriptor, ns=(described.mtime_ns, described.mtime_ns))
+        if rules.durable:
+            os.fsync(self._descriptor)
 
     def is_published_as(self, name: str, directory: int) -> bool:
         """Whether what stands under `name` is this file itself, not another that came after it."""
@@ -75,9 +84,7 @@ class LocalStaging:
         with contextlib.suppress(OSError):  # what was to be durable was synced; some file systems fail here as well
             os.close(self._descriptor)
         self._inbox.remove_staging(self.file)
-        self._inbox.space.release(self._unwritten)
-        if self._usage:
-            self._usage.settle(self.size, self.added)
+        self._claim.settle(self.added)
 
     def discard(self) -> None:
         """Remove every trace; see Staging.discard."""

@@ -28,12 +28,17 @@ class Item:
     outcome: str | None = None
     stored_as: str | None = None
     error: SecurexferError | None = None
-    index: int = 0  # among all that are sent
+    identity: tuple[int, int] | None = None  # device and inode of a file found in a directory: only that one is read
 
     @property
     def open(self) -> bool:
         """Whether its fate is still unknown."""
         return self.outcome is None and self.error is None
+
+
+def top_name(path: Path) -> str:
+    """Return the component that names of an argument begin with: its last one as typed; "" for `.`, `..` and `/`."""
+    return "" if path.name == ".." else path.name
 
 
 class Watcher(Protocol):
@@ -45,8 +50,15 @@ class Watcher(Protocol):
     def retrying(self, why: str, seconds: float) -> None:
         """Hear that the server is busy, or the connection was lost, and when it is tried again."""
 
-    def sent(self, item: Item) -> None:
-        """Hear that more of a file is on its way. Called for every piece, so it must be quick."""
+    def sent(self, item: Item, count: int) -> None:
+        """Hear that `count` bytes more of a file are on their way, or were found to be there: `item` says so already.
+
+        What was found is told by itself, when `sent` is just `resumed`. A negative count takes back what has to be
+        sent anew. Called for every piece, so it must be quick.
+        """
 
     def ended(self, item: Item) -> None:
-        """Hear what became of a file: the server's word, or what went wrong here."""
+        """Hear, once, what became of a file or directory: the server's word, or what went wrong here.
+
+        Not what keeps all the rest from being sent, too: that is raised, and stands in none of them.
+        """

@@ -21,20 +21,30 @@ _OPEN = (
 
 
 class SourceFile:
-    """An open plain file that notices when it changes while it is read."""
+    """An open plain file that notices when it changes while it is read. `found` is what it was when it was opened."""
 
-    def __init__(self, path: Path | str) -> None:
-        """Open `path`; raise SourceError if it is missing, unreadable, or not a plain file."""
+    def __init__(self, path: Path | str, identity: tuple[int, int] | None = None) -> None:
+        """Open `path`; raise SourceError if it is missing, unreadable, not a plain file, or not that of `identity`.
+
+        Only the last component is safe from links here. Whoever may rename what is above it can lead the path
+        anywhere, but not to the device and inode that `tree.scan` saw without following a link.
+        """
         try:
             self._descriptor = os.open(path, _OPEN)
         except OSError as error:
             raise _open_problem(path, error) from error
-        self._before = os.fstat(self._descriptor)
-        if not stat.S_ISREG(self._before.st_mode):
+        self.found = os.fstat(self._descriptor)
+        problem = None
+        if not stat.S_ISREG(self.found.st_mode):
+            problem = unsendable(path, self.found.st_mode)
+        elif identity not in {None, (self.found.st_dev, self.found.st_ino)}:
+            problem = SourceError(f"{show(str(path))} was replaced before its turn came", hint="Send it again.")
+        if problem:
             os.close(self._descriptor)
-            raise unsendable(path, self._before.st_mode)
+            raise problem
         self.path = path
-        self.size = self._before.st_size
+        self.size = self.found.st_size
+        self.mtime_ns = self.found.st_mtime_ns
 
     def read_into(self, view: memoryview) -> int:
         """Read the next bytes; 0 at the end of the file. Raises SourceError."""
@@ -46,10 +56,10 @@ class SourceFile:
     def check_unchanged(self) -> None:
         """Raise SourceError if the file is not what it was when it was opened."""
         after = os.fstat(self._descriptor)
-        if after.st_nlink == 0 and self._before.st_nlink:
+        if after.st_nlink == 0 and self.found.st_nlink:
             raise SourceError(f"{show(str(self.path))} was deleted or replaced while it was being sent")
         grown = self.read_into(memoryview(bytearray(1)))
-        before = self._before
+        before = self.found
         if grown or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise SourceError(f"{show(str(self.path))} changed while it was being sent")
 
@@ -78,7 +88,7 @@ def unsendable(path: Path | str, mode: int) -> SourceError:
         shown = show(str(path))
         hint = f"Send the files in it ({shown}/*), or pack it: tar czf {show(path.name)}.tar.gz {shown}"
     elif stat.S_ISLNK(mode):
-        hint = f"Send the file it points to: {show(str(path.resolve()))}"
+        hint = f"Send what it points to: {show(os.path.realpath(path))}"
     else:
         hint = "Save its content to a file and send that."
     return SourceError(f"{show(str(path))} is {kind_of(mode)}, not a file", hint=hint)

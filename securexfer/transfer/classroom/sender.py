@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from securexfer.net.connection import Connection
     from securexfer.transfer.items import Item, Watcher
 
-# The receiver may have to hash a file it already has, and to sync what came: so long at least, and longer for
-# more bytes. 20 MB/s is what a slow disk still does.
-ANSWER_SECONDS = 60.0
+# The receiver may have to hash a file it already has, and to sync what came: for more bytes it may be silent longer.
+# 20 MB/s is what a slow disk still does.
 ANSWER_RATE = 20_000_000
 # One buffer at the slowest rate the receiver puts up with. (A peer that is gone is noticed by TCP long before.)
 SEND_SECONDS = BUFFER_SIZE / MINIMUM_RATE
@@ -46,8 +45,10 @@ REFUSED_HINT = (
 class Sender:
     """Sends a list of files over one connection, after the login."""
 
-    def __init__(self, connection: Connection, items: Sequence[Item], watcher: Watcher) -> None:
+    def __init__(self, connection: Connection, items: Sequence[Item], watcher: Watcher, timeout: float) -> None:
+        """Send `items` to a receiver that may be silent for `timeout` seconds when it owes answers."""
         self._connection = connection
+        self._timeout = timeout
         self._items = items
         self._watcher = watcher
         self._complete = 0  # files handed over with their trailers, so that there can be a good answer
@@ -77,7 +78,7 @@ class Sender:
             raise
         while self._answered < len(self._items):
             left = sum(item.size for item in self._items[self._answered :])
-            deadline = time.monotonic() + ANSWER_SECONDS + left / ANSWER_RATE
+            deadline = time.monotonic() + self._timeout + left / ANSWER_RATE
             count = self._connection.receive_into(self._answers, deadline)
             if not count:
                 raise SessionEndedError("the server ended the session before it answered for every file")
@@ -98,7 +99,7 @@ class Sender:
 
     def _send_file(self, item: Item) -> None:
         try:
-            source = SourceFile(item.path)
+            source = SourceFile(item.path, item.identity)
         except SourceError as error:
             # Its place in the count is taken: an empty file with a wrong digest, which is never stored.
             item.error = error
@@ -137,7 +138,7 @@ class Sender:
                 raise SourceError(f"{show(str(item.path))} became shorter while it was being sent")
             digest.update(filled)
             item.sent += len(filled)
-            self._watcher.sent(item)
+            self._watcher.sent(item, len(filled))
 
     def _send(self, held: memoryview) -> None:
         self._connection.send(held, time.monotonic() + SEND_SECONDS, self._hear)

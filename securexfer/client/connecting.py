@@ -1,52 +1,36 @@
-"""The client: connect, make sure who the server is, log in, send, and try again where that can help.
+"""Connect to a server and make sure who it is: nothing is sent before it has proved that, under the CA given.
 
-Nothing is sent before the server has proved, under the CA given and for the name asked for, who it is. Only
-"busy" and "too many failures" are tried again, always towards the same name and the same CA.
+The errors say apart: refused, no answer, not securexfer, not to be trusted, and why.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import socket
 import ssl
 import time
-import unicodedata
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from securexfer.errors import (
     BusyError,
-    LoginRefusedError,
     NotSecurexferError,
     PeerTimeoutError,
-    ProtocolError,
     SecurexferError,
-    SessionEndedError,
-    TruncatedError,
     UnreachableError,
-    UnsafeNameError,
     UntrustedServerError,
-    UsageError,
     WrongNameError,
 )
-from securexfer.hosts import is_address, parse_name
-from securexfer.names import Name, show
+from securexfer.names import show
 from securexfer.net.connection import Connection, is_cut, shake_hands
-from securexfer.profiles import address_of, is_authority, pinned
-from securexfer.wire import framing
+from securexfer.profiles import is_authority, pinned
+from securexfer.wire import framing, messages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from securexfer.client.target import Target
 
-    from securexfer.transfer.items import Item, Watcher
-
-DEFAULT_PORT = 9090
-PROTOCOLS = (framing.ALPN,)
+PROTOCOLS = (messages.ALPN, framing.ALPN)  # the preferred one first
 CONNECT_SECONDS = 10.0
 HANDSHAKE_SECONDS = 60.0  # a server with a full house comes to us late; asking anew would only make it later
-LOGIN_SECONDS = 180.0  # 128 logins may stand in front of us in the server's queue, at a quarter of a second each
-RETRY_SECONDS = 60.0  # how long a busy server is asked again
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0  # seconds between tries, doubling, each with jitter
 _USER_TIMEOUT_MS = 30_000  # unacknowledged data for so long: the peer, or the path to it, is gone
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h
@@ -54,152 +38,9 @@ _HOSTNAME_MISMATCH, _ADDRESS_MISMATCH, _NOT_YET_VALID, _EXPIRED = 62, 64, 9, 10
 _UNKNOWN_ISSUER = {2, 18, 19, 20, 21, 30}
 
 
-class Target(NamedTuple):
-    """Where to send: ``[USER@]HOST[:PORT][/DIRECTORY]``."""
-
-    user: str | None
-    host: str
-    port: int
-    directory: str
-
-    @property
-    def address(self) -> str:
-        """Host and port as people write them."""
-        return address_of(self.host, self.port)
-
-
-def parse_target(text: str) -> Target:
-    """Return the target that a person typed; raise UsageError that says how to write it."""
-    before, slash, directory = text.partition("/")
-    user, at, host_port = before.rpartition("@")
-    if at and not user:
-        raise UsageError(f"{show(text)!r} has no user before the @", hint=_TARGET_HINT)
-    bracketed = re.fullmatch(r"\[([^\]]+)\](?::(.*))?", host_port)
-    if bracketed:
-        host, port = bracketed[1], bracketed[2]
-    else:
-        host, colon, rest = host_port.partition(":")
-        port = rest if colon else None
-        if ":" in rest:
-            hint = f"An IPv6 address goes in brackets: [{host_port}]" if is_address(host_port) else _TARGET_HINT
-            raise UsageError(f"{show(host_port)!r} is not HOST or HOST:PORT", hint=hint)
-    if port is not None and not re.fullmatch("[0-9]{1,5}", port):
-        shown = f"{user}@{host}" if user else host
-        path = f"{port}{slash}{directory}".strip("/")
-        raise UsageError(
-            f"{show(text)!r} has {show(port)!r} where a port belongs"
-            if port
-            else f"{show(text)!r} has no port after :",
-            hint=f"For a directory write {show(shown)}/{show(path)}" if path else f"Write {show(shown)}",
-        )
-    number = DEFAULT_PORT if port is None else int(port)
-    if not 1 <= number <= 65535:
-        raise UsageError(f"{number} is not a port", hint="A port is a number from 1 to 65535.")
-    return Target(user or None, parse_name(host), number, _parse_directory(directory))
-
-
-_TARGET_HINT = "Write [USER@]HOST[:PORT][/DIRECTORY], as in ana@lab1 or ana@lab1:9091/results"
-
-
-def _parse_directory(text: str) -> str:
-    text = text.rstrip("/")
-    try:
-        return str(Name.parse(text)) if text else ""
-    except UnsafeNameError as error:
-        raise UsageError(
-            error.message, hint="DIRECTORY is one below your inbox on the server, as in ana@lab1/results/2026"
-        ) from error
-
-
-def login_name() -> str:
-    """Return who is logged in on this machine; raise UsageError where the system does not say."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        raise UsageError(
-            "this machine does not say who you are", hint="Name the user: securexfer send FILE USER@HOST"
-        ) from None
-
-
-def send(
-    target: Target, context: ssl.SSLContext, login: tuple[str, str], items: Sequence[Item], watcher: Watcher
-) -> None:
-    """Send `items` as the user and with the password of `login`; what became of each stands in it afterwards.
-
-    `context` is that of `net.tls.client_context`, for PROTOCOLS. A server that ends a session in order, after answering
-    for some of the files (as after one that is too large), gets the rest in another session. Raises what kept files
-    from being sent that have no error of their own; UsageError, before connecting, for a login that cannot be sent.
-    """
-    user, password = login
-    message = framing.Login(user, unicodedata.normalize("NFC", password)).encode()
-    while True:
-        left = [item for item in items if item.open]
-        if not left:
-            return
-        for item in left:
-            item.sent = 0
-        connection = _log_in(target, context, user, message, watcher)
-        try:
-            _run(connection, left, watcher)
-        except SessionEndedError:
-            if all(item.open for item in left):
-                raise
-        finally:
-            connection.close()
-
-
-def _run(connection: Connection, items: Sequence[Item], watcher: Watcher) -> None:
-    # Imported here: it is not needed before the login, and the server's verification takes longer than the import.
-    from securexfer.transfer.classroom.sender import Sender
-
-    sender = Sender(connection, items, watcher)
-    try:
-        sender.run()
-    except KeyboardInterrupt:
-        sender.listen()  # what the server has acknowledged by now counts
-        raise
-
-
-def _log_in(target: Target, context: ssl.SSLContext, user: str, message: bytes, watcher: Watcher) -> Connection:
-    """Return a connection after an accepted login, trying again while the server is busy."""
-    give_up = time.monotonic() + RETRY_SECONDS
-    wait = _FIRST_WAIT
-    while True:
-        try:
-            connection = connect(target, context)
-            try:
-                _authenticate(connection, target, user, message)
-            except BaseException:
-                connection.close()
-                raise
-            watcher.connected(user, target.address)
-            return connection
-        except BusyError as error:
-            import secrets
-
-            pause = wait * (0.5 + secrets.SystemRandom().random())
-            if time.monotonic() + pause > give_up:
-                raise
-            watcher.retrying(error.message, pause)
-            time.sleep(pause)
-            wait = min(wait * 2, _LONGEST_WAIT)
-
-
-def _authenticate(connection: Connection, target: Target, user: str, message: bytes) -> None:
-    try:
-        connection.send(message, time.monotonic() + CONNECT_SECONDS)
-        answer = connection.receive(1, time.monotonic() + LOGIN_SECONDS)
-    except TruncatedError as error:
-        raise BusyError(
-            f"{target.address} ended the connection without answering the login: "
-            "it is busy, or there were too many failed logins"
-        ) from error
-    if answer == framing.REFUSED:
-        raise LoginRefusedError(f"{target.address} refused the login of {show(user)!r}")
-    if answer != framing.ACCEPTED:
-        raise ProtocolError(f"{target.address} answered the login with {answer[0]:#04x}, which means nothing")
+def protocols(version: int | None) -> tuple[str, ...]:
+    """Return what to offer in the handshake: one version, or all that are spoken here."""
+    return PROTOCOLS if version is None else (f"securexfer/{version}",)
 
 
 def connect(target: Target, context: ssl.SSLContext) -> Connection:

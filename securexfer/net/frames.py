@@ -1,0 +1,121 @@
+"""Protocol 2 on a connection: messages in and out, each checked against what may be said; payload passed by.
+
+What arrives is collected in one buffer and taken apart there. Content of small files is used from where it lies; that
+of large ones goes past the buffer, straight to where its reader wants it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from securexfer.errors import PeerTimeoutError, TruncatedError
+from securexfer.wire.messages import DATA, HEADER_SIZE, Data, Offer, decode, decode_header, encode
+from securexfer.wire.order import CLIENT, SERVER, Conversation
+
+if TYPE_CHECKING:
+    from securexfer.net.connection import Connection
+    from securexfer.wire.messages import Message
+
+# Room for the content of dozens of small files, which one call then brings; no message is as long.
+BUFFER_SIZE = 256 * 1024
+
+
+class Frames:
+    """The frames of one connection, as one of its ends sees them."""
+
+    def __init__(self, connection: Connection, *, server: bool) -> None:
+        self.connection = connection
+        self.conversation = Conversation()
+        self.payload = 0  # bytes that the last Data announced and that were not taken yet
+        self._ourselves, self._peer = (SERVER, CLIENT) if server else (CLIENT, SERVER)
+        self._buffer = memoryview(bytearray(BUFFER_SIZE))
+        self._start = self._end = 0
+        self._wanted = HEADER_SIZE  # bytes of the next message, as far as that is known
+        self._ended = False
+
+    def say(self, message: Message, transfer: int = 0) -> bytes:
+        """Return the frame of a message that is sent now; raise ProtocolError if it may not be said."""
+        kind = type(message)
+        self.conversation.note(self._ourselves, kind, transfer, message.flags if isinstance(message, Offer) else 0)
+        return encode(message, transfer)
+
+    def hear(self) -> tuple[int, Message | Data] | None:
+        """Return the next message that has arrived whole, with its transfer; None if none has.
+
+        Of a Data only its length; its payload must be taken before the next call. Raises ProtocolError.
+        """
+        start = self._start
+        self._wanted = HEADER_SIZE
+        if self._end - start < HEADER_SIZE:
+            return None
+        kind, length, transfer = decode_header(self._buffer[start : start + HEADER_SIZE])
+        start += HEADER_SIZE
+        if kind == DATA:
+            self.conversation.note(self._peer, Data, transfer)
+            self._start = start
+            self.payload = length
+            return transfer, Data(length)
+        if self._end - start < length:
+            self._wanted = HEADER_SIZE + length
+            return None
+        message = decode(kind, self._buffer[start : start + length])
+        self._start = start + length
+        self.conversation.note(self._peer, type(message), transfer, message.flags if isinstance(message, Offer) else 0)
+        return transfer, message
+
+    def await_message(self, deadline: float) -> tuple[int, Message | Data]:
+        """Return the next message; raise PeerTimeoutError at `deadline`, TruncatedError at the end, ProtocolError."""
+        while (heard := self.hear()) is None:
+            if not self.fill() and not self.connection.has_input(max(0.0, deadline - time.monotonic())):
+                raise PeerTimeoutError("the other side said nothing for too long")
+        return heard
+
+    def fill(self, *, sparing: bool = False) -> bool:
+        """Read what has arrived, without waiting; return whether there was anything. Raises TruncatedError at the end.
+
+        While `sparing` no more than the next message, so that payload after it goes past the buffer.
+        """
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start and BUFFER_SIZE - self._end < BUFFER_SIZE // 2:
+            rest = bytes(self._buffer[self._start : self._end])
+            self._start, self._end = 0, len(rest)
+            self._buffer[: self._end] = rest
+        limit = self._wanted - (self._end - self._start) if sparing else BUFFER_SIZE - self._end
+        count = self.connection.try_receive_into(self._buffer[self._end : self._end + limit])
+        if count is None:
+            return False
+        if not count:
+            self._ended = True
+            raise TruncatedError("the other side ended the connection")
+        self._end += count
+        return True
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the peer has ended the connection where a message could begin."""
+        return self._ended and self._start == self._end and not self.payload
+
+    def take(self) -> memoryview:
+        """Return what has arrived of the payload that was announced: to be used before `fill`."""
+        start = self._start
+        self._start = end = min(start + self.payload, self._end)
+        self.payload -= end - start
+        return self._buffer[start:end]
+
+    def read_into(self, view: memoryview) -> int:
+        """Put what has arrived of the payload into `view`; return the count, 0 for nothing. Raises TruncatedError."""
+        if self._start < self._end:
+            taken = self._buffer[self._start : min(self._end, self._start + min(len(view), self.payload))]
+            view[: len(taken)] = taken
+            count = len(taken)
+            self._start += count
+        else:
+            received = self.connection.try_receive_into(view[: self.payload])
+            if received == 0:
+                self._ended = True
+                raise TruncatedError("the connection ended in the middle of a file")
+            count = received or 0
+        self.payload -= count
+        return count

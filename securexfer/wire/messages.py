@@ -1,0 +1,358 @@
+"""Protocol 2: every message, its fields in wire order, their limits. Pure: bytes in, values out, and back.
+
+A frame is a header of 8 bytes (kind u8, length of the body u24, transfer u32) and a body. A message is a named tuple;
+the order of its fields is the order on the wire, and each field says in one line what it is called, how it is written
+and how large it may be. Numbers are big-endian and come first; texts come last, each as a length (u16) and UTF-8.
+
+Decoding is strict: an unknown kind, a length that the kind cannot have, a bit or a word without a meaning, text that is
+not UTF-8, a byte too many are errors, and what decodes encodes to the same bytes again. Lengths are checked before
+anything is allocated. Payload is never decoded: a `Data` says how many bytes of it come.
+"""
+
+# Without `from __future__ import annotations`: the fields' annotations are the format, and read when this is imported.
+import struct
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from securexfer.errors import ProtocolError
+from securexfer.names import MAX_NAME_BYTES
+
+ALPN: Final = "securexfer/2"
+
+HEADER_SIZE: Final = 8
+MAX_DATA: Final = 1 << 20  # of payload in one frame: how much a refusal or a cancel can cost
+UNKNOWN: Final = 2**64 - 1  # of a count or an amount: not known yet, or without a limit
+
+# Flags of an Offer.
+EAGER: Final = 1  # no Accept is waited for: Data and Trailer follow at once
+FRESH: Final = 2  # what the receiver has of it does not count
+DIRECTORY: Final = 4  # there is nothing more to come; it is made, and gets its mtime
+EXECUTABLE: Final = 8  # the owner's x bit
+
+_HEADER = struct.Struct(">II")
+
+
+class Number(NamedTuple):
+    """An integer: its code in `struct`, and the largest value where that is less than fits."""
+
+    code: str
+    most: int | None = None
+
+
+class Octets(NamedTuple):
+    """Exactly so many bytes."""
+
+    size: int
+
+
+class Word(NamedTuple):
+    """One of a few words, written as its place among them (u8)."""
+
+    words: tuple[str, ...]
+
+
+class Text(NamedTuple):
+    """Text of so many bytes in UTF-8 at most."""
+
+    most: int
+
+
+U8, U32, U64, I64 = Number("B"), Number("I"), Number("Q"), Number("q")
+FLAG = Number("B", 1)
+
+CONFLICT = Word(("default", "refuse", "rename", "replace", "skip"))
+OUTCOME = Word(("stored", "renamed", "replaced", "unchanged"))
+NAMES = Word(("native", "portable"))
+MAX_REASON: Final = 32
+MAX_DETAIL: Final = 1024
+
+KINDS: dict[int, "Layout"] = {}
+_LAYOUTS: dict[type, "Layout"] = {}
+_Message = TypeVar("_Message", bound=type)
+
+
+def _kind(kind: int, *, transfer: bool | None) -> Callable[[_Message], _Message]:
+    """Give a message its kind; `transfer` says whether it is about one (None: it may be)."""
+
+    def register(message: _Message) -> _Message:
+        KINDS[kind] = _LAYOUTS[message] = Layout(kind, message, about_transfer=transfer)
+        return message
+
+    return register
+
+
+class Layout:
+    """How one kind of message is written."""
+
+    def __init__(self, kind: int, message: type, *, about_transfer: bool | None) -> None:
+        self.kind = kind
+        self.message = message
+        self.about_transfer = about_transfer
+        codecs = [hint.__metadata__[0] for hint in message.__annotations__.values()]
+        self._texts: list[Text] = [codec for codec in codecs if isinstance(codec, Text)]
+        self._count = len(codecs) - len(self._texts)
+        numbers = codecs[: self._count]
+        self._head = struct.Struct(">" + "".join(map(_code, numbers)))
+        self._words = [(place, codec.words) for place, codec in enumerate(numbers) if isinstance(codec, Word)]
+        self._sizes = [(place, codec.size) for place, codec in enumerate(numbers) if isinstance(codec, Octets)]
+        self._mosts = [
+            (place, codec.most) for place, codec in enumerate(numbers) if isinstance(codec, Number) and codec.most
+        ]
+        self.least = self._head.size + 2 * len(self._texts)
+        self.most = self.least + sum(text.most for text in self._texts)
+
+    def encode(self, message: Sequence[Any]) -> bytes:
+        """Return the body of a message; raise ProtocolError if a value is over its limit."""
+        numbers = list(message[: self._count])
+        for place, size in self._sizes:
+            if len(numbers[place]) != size:
+                raise self._problem(f"{size} bytes were wanted")
+        try:
+            for place, words in self._words:
+                numbers[place] = words.index(numbers[place])
+            body = self._head.pack(*numbers)
+            for text, value in zip(self._texts, message[self._count :], strict=True):
+                raw = value.encode()
+                if len(raw) > text.most:
+                    raise self._problem(f"a text of {len(raw)} bytes; the limit is {text.most}")
+                body += len(raw).to_bytes(2, "big") + raw
+        except (struct.error, ValueError) as error:
+            raise self._problem(str(error)) from error
+        self._check(numbers)
+        return body
+
+    def decode(self, body: bytes | memoryview) -> Any:
+        """Return the message that a body holds; raise ProtocolError."""
+        if len(body) < self.least:
+            raise self._problem("it is too short")
+        numbers = list(self._head.unpack_from(body))
+        self._check(numbers)
+        for place, words in self._words:
+            if numbers[place] >= len(words):
+                raise self._problem(f"{numbers[place]} stands for no word")
+            numbers[place] = words[numbers[place]]
+        end = self._head.size
+        for text in self._texts:
+            start = end + 2
+            end = start + int.from_bytes(body[end:start], "big")
+            if end - start > text.most or end > len(body) or start > len(body):
+                raise self._problem("a text is longer than it may be")
+            try:
+                numbers.append(str(body[start:end], "utf-8"))
+            except UnicodeDecodeError as error:
+                raise self._problem("a text is not UTF-8") from error
+        if end != len(body):
+            raise self._problem("it is too long")
+        return self.message(*numbers)
+
+    def _check(self, numbers: Sequence[Any]) -> None:
+        for place, most in self._mosts:
+            if numbers[place] > most:
+                raise self._problem("a bit without a meaning is set")
+
+    def _problem(self, what: str) -> ProtocolError:
+        return ProtocolError(f"a message {self.message.__name__} is wrong: {what}")
+
+
+def _code(codec: Number | Octets | Word) -> str:
+    return codec.code if isinstance(codec, Number) else f"{codec.size}s" if isinstance(codec, Octets) else "B"
+
+
+# -- the messages ------------------------------------------------------------------------------------------------
+
+
+@_kind(0x01, transfer=False)
+class Authenticate(NamedTuple):
+    """Client: who it is. `features` are bits for what it understands beyond this; none is defined yet."""
+
+    features: Annotated[int, U32]
+    user: Annotated[str, Text(128)]
+    secret: Annotated[str, Text(1024)]
+    agent: Annotated[str, Text(64)]
+
+
+@_kind(0x02, transfer=False)
+class Welcome(NamedTuple):
+    """Server: the login was good. What both sides have in `features` is what they may use."""
+
+    features: Annotated[int, U32]
+    server: Annotated[str, Text(64)]
+
+
+@_kind(0x10, transfer=False)
+class Put(NamedTuple):
+    """Client: files will come. The send id is random, and the same when a send is tried again."""
+
+    send_id: Annotated[bytes, Octets(16)]
+    on_conflict: Annotated[str, CONFLICT]
+    opening: Annotated[int, FLAG]
+    files: Annotated[int, U64]
+    bytes: Annotated[int, U64]
+    directory: Annotated[str, Text(MAX_NAME_BYTES)]
+
+
+@_kind(0x11, transfer=False)
+class Ready(NamedTuple):
+    """Server: its limits. Transfers open at a time; sizes in bytes; what is left for this user."""
+
+    window: Annotated[int, U32]
+    eager: Annotated[int, U32]
+    largest_file: Annotated[int, U64]
+    bytes_left: Annotated[int, U64]
+    files_left: Annotated[int, U64]
+    names: Annotated[str, NAMES]
+
+
+@_kind(0x12, transfer=False)
+class Totals(NamedTuple):
+    """Client: what it will have offered in all; said once, when it knows."""
+
+    files: Annotated[int, U64]
+    bytes: Annotated[int, U64]
+
+
+@_kind(0x20, transfer=True)
+class Offer(NamedTuple):
+    """Sender: a file, by name relative to the destination directory, its size and its mtime (ns since 1970)."""
+
+    flags: Annotated[int, Number("B", EAGER | FRESH | DIRECTORY | EXECUTABLE)]
+    size: Annotated[int, U64]
+    mtime_ns: Annotated[int, I64]
+    name: Annotated[str, Text(MAX_NAME_BYTES)]
+
+
+@_kind(0x21, transfer=True)
+class Accept(NamedTuple):
+    """Receiver: send it; so many of its first bytes may be here already. Prove it over this nonce."""
+
+    offset: Annotated[int, U64]
+    nonce: Annotated[bytes, Octets(16)]
+
+
+@_kind(0x22, transfer=True)
+class Start(NamedTuple):
+    """Sender: content from `offset` on follows; `proof` is SHA-256(nonce + SHA-256(the bytes before it))."""
+
+    offset: Annotated[int, U64]
+    proof: Annotated[bytes, Octets(32)]
+
+
+class Data(NamedTuple):
+    """Sender: so many bytes of payload follow the header."""
+
+    length: int
+
+
+@_kind(0x24, transfer=True)
+class Trailer(NamedTuple):
+    """Sender: that was all; SHA-256 of the whole file."""
+
+    digest: Annotated[bytes, Octets(32)]
+
+
+@_kind(0x25, transfer=True)
+class Committed(NamedTuple):
+    """Receiver: it is durable, under `stored_as` where that is not the name offered; a result may follow."""
+
+    outcome: Annotated[str, OUTCOME]
+    result: Annotated[int, FLAG]
+    stored_as: Annotated[str, Text(MAX_NAME_BYTES)]
+
+
+@_kind(0x26, transfer=True)
+class Abort(NamedTuple):
+    """Sender: it will not come, or not to its end."""
+
+    reason: Annotated[str, Text(MAX_REASON)]
+
+
+@_kind(0x27, transfer=None)
+class Refuse(NamedTuple):
+    """Receiver: it is not stored. For transfer 0: the conversation ends. Seconds until it may be tried again, or 0."""
+
+    retry_after: Annotated[int, U32]
+    reason: Annotated[str, Text(MAX_REASON)]
+    detail: Annotated[str, Text(MAX_DETAIL)]
+
+
+@_kind(0x30, transfer=False)
+class Finish(NamedTuple):
+    """Sender: nothing more will be offered."""
+
+
+@_kind(0x31, transfer=False)
+class Summary(NamedTuple):
+    """Receiver: so much was acknowledged."""
+
+    files: Annotated[int, U64]
+    bytes: Annotated[int, U64]
+
+
+@_kind(0x3F, transfer=False)
+class Alive(NamedTuple):
+    """Whoever owes work: it goes on, and takes its time."""
+
+
+DATA: Final = 0x23
+
+Message: TypeAlias = (
+    Authenticate
+    | Welcome
+    | Put
+    | Ready
+    | Totals
+    | Offer
+    | Accept
+    | Start
+    | Trailer
+    | Committed
+    | Abort
+    | Refuse
+    | Finish
+    | Summary
+    | Alive
+)
+
+
+# -- frames ------------------------------------------------------------------------------------------------------
+
+
+def encode(message: Message, transfer: int = 0) -> bytes:
+    """Return a whole frame."""
+    layout = _LAYOUTS[type(message)]
+    body = layout.encode(message)
+    return _HEADER.pack(layout.kind << 24 | len(body), transfer) + body
+
+
+def encode_data(transfer: int, length: int) -> bytes:
+    """Return the header of a frame of payload."""
+    return _HEADER.pack(DATA << 24 | length, transfer)
+
+
+def decode_header(header: bytes | memoryview) -> tuple[int, int, int]:
+    """Return kind, length and transfer; raise ProtocolError for what no frame can begin with."""
+    word, transfer = _HEADER.unpack(header)
+    kind, length = word >> 24, word & 0xFFFFFF
+    if kind == DATA:
+        if not 0 < length <= MAX_DATA or not transfer:
+            raise ProtocolError(f"a frame of {length} bytes of payload for transfer {transfer} cannot be")
+        return kind, length, transfer
+    layout = KINDS.get(kind)
+    if layout is None:
+        raise ProtocolError(f"a message of the unknown kind {kind:#04x}")
+    if not layout.least <= length <= layout.most:
+        raise ProtocolError(f"a message {layout.message.__name__} cannot be {length} bytes long")
+    if layout.about_transfer is not None and layout.about_transfer != bool(transfer):
+        raise ProtocolError(f"a message {layout.message.__name__} cannot be about transfer {transfer}")
+    return kind, length, transfer
+
+
+def kind_of(kind: int) -> type:
+    """Return the class of the messages of a kind that `decode_header` returned."""
+    return Data if kind == DATA else KINDS[kind].message
+
+
+def decode(kind: int, body: bytes | memoryview) -> Message:
+    """Return the message in a body whose header was `decode_header`'s; raise ProtocolError."""
+    message: Message = KINDS[kind].decode(body)
+    return message

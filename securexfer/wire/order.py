@@ -1,0 +1,178 @@
+"""Protocol 2: which message may follow which.
+
+The rules in plain words:
+
+* The connection: a login, then one request after another. A send begins with Put, is answered by Ready, and ends with
+  Finish and Summary; in between there are transfers, numbered one after the other from 1.
+* A transfer is opened by an Offer. Each side ends it with one word: the sender with Trailer or Abort (an Offer of a
+  directory is its own end), the receiver with Committed or Refuse. It is open until both were said. As many as the
+  receiver's `window` may be open.
+* The receiver may refuse at any time. A sender that reads that before its Trailer says Abort; until the receiver reads
+  that, it throws away what comes. An Abort is answered by a Refuse, unless that was said before.
+* The content of one file is not mixed with that of another: from an eager Offer or a Start on, until Trailer or Abort,
+  the sender says nothing but Data of that transfer, plain Offers, Aborts of others, and Alive.
+* Finish comes after the sender's last word about every transfer, Summary after the receiver's.
+* Refuse of transfer 0 is the server's last word of all.
+
+Everything else is an error: what is not in these tables must not be said. Either side keeps its own `Conversation` of
+what it says and what it hears, in that order; messages that cross on the way are in the tables, too.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from securexfer.errors import ProtocolError
+from securexfer.wire.messages import (
+    DIRECTORY,
+    EAGER,
+    Abort,
+    Accept,
+    Alive,
+    Authenticate,
+    Committed,
+    Data,
+    Finish,
+    Offer,
+    Put,
+    Ready,
+    Refuse,
+    Start,
+    Summary,
+    Totals,
+    Trailer,
+    Welcome,
+)
+
+CLIENT, SERVER = "client", "server"
+SENDER, RECEIVER = "sender", "receiver"
+
+# -- the connection ----------------------------------------------------------------------------------------------
+
+NEW, AUTHENTICATING, IDLE, ASKED = "new", "authenticating", "idle", "asked"
+SENDING, COUNTED, FINISHING, ENDED = "sending", "counted", "finishing", "ended"
+
+CONNECTION: Final[dict[tuple[str, str, type], str]] = {
+    (NEW, CLIENT, Authenticate): AUTHENTICATING,
+    (AUTHENTICATING, SERVER, Welcome): IDLE,
+    (AUTHENTICATING, SERVER, Refuse): ENDED,
+    (IDLE, CLIENT, Put): ASKED,
+    (IDLE, SERVER, Refuse): ENDED,
+    (ASKED, SERVER, Ready): SENDING,
+    (ASKED, SERVER, Refuse): ENDED,
+    (SENDING, CLIENT, Totals): COUNTED,
+    (SENDING, CLIENT, Finish): FINISHING,
+    (COUNTED, CLIENT, Finish): FINISHING,
+    (FINISHING, SERVER, Summary): IDLE,
+}
+for _state in (SENDING, COUNTED, FINISHING):
+    CONNECTION[_state, SERVER, Alive] = _state
+    CONNECTION[_state, SERVER, Refuse] = ENDED
+for _state in (SENDING, COUNTED):
+    CONNECTION[_state, CLIENT, Alive] = _state
+# What the server's last word crosses on its way.
+for _said in (Put, Totals, Finish, Alive):
+    CONNECTION[ENDED, CLIENT, _said] = ENDED
+
+# Transfers are spoken of in these states of the connection. (Not by the sender once it has said Finish.)
+OPEN: Final = {SENDING: (SENDER, RECEIVER), COUNTED: (SENDER, RECEIVER), FINISHING: (RECEIVER,), ENDED: (SENDER,)}
+
+# -- a transfer --------------------------------------------------------------------------------------------------
+
+OFFERED, ACCEPTED, PAYLOAD, COMPLETE = "offered", "accepted", "payload", "complete"
+REFUSED, ABORTED, CLOSED = "refused", "aborted", "closed"
+
+
+class Eager(Offer):
+    """An Offer with the flag of that name; it stands in the table as a message of its own."""
+
+
+class Directory(Offer):
+    """An Offer with the flag of that name."""
+
+
+TRANSFER: Final[dict[tuple[str, str, type], str]] = {
+    (NEW, SENDER, Offer): OFFERED,
+    (NEW, SENDER, Eager): PAYLOAD,
+    (NEW, SENDER, Directory): COMPLETE,
+    (OFFERED, RECEIVER, Accept): ACCEPTED,
+    (OFFERED, RECEIVER, Refuse): REFUSED,
+    (OFFERED, SENDER, Abort): ABORTED,
+    (ACCEPTED, SENDER, Start): PAYLOAD,
+    (ACCEPTED, SENDER, Abort): ABORTED,
+    (ACCEPTED, RECEIVER, Refuse): REFUSED,
+    (PAYLOAD, SENDER, Data): PAYLOAD,
+    (PAYLOAD, SENDER, Trailer): COMPLETE,
+    (PAYLOAD, SENDER, Abort): ABORTED,
+    (PAYLOAD, RECEIVER, Refuse): REFUSED,
+    (COMPLETE, RECEIVER, Committed): CLOSED,
+    (COMPLETE, RECEIVER, Refuse): CLOSED,
+    # The receiver has refused; what the sender says did not know that yet.
+    (REFUSED, SENDER, Start): REFUSED,
+    (REFUSED, SENDER, Data): REFUSED,
+    (REFUSED, SENDER, Trailer): CLOSED,
+    (REFUSED, SENDER, Abort): CLOSED,
+    # The sender has aborted; what the receiver says did not know that yet.
+    (ABORTED, RECEIVER, Accept): ABORTED,
+    (ABORTED, RECEIVER, Refuse): CLOSED,
+}
+OWED_BY_SENDER: Final = frozenset({OFFERED, ACCEPTED, PAYLOAD, REFUSED})
+_UNMIXED: Final = frozenset({Start, Data, Eager, Directory, Totals, Finish})
+
+
+class Conversation:
+    """What was said so far on one connection, as one of its two ends knows it."""
+
+    def __init__(self) -> None:
+        self.state = NEW
+        self.window = 0
+        self.open: dict[int, str] = {}
+        self.last = 0  # number of the last transfer that was opened
+        self.moving = 0  # number of the transfer whose content is on its way, or 0
+        self.owed = 0  # transfers about which the sender has to say something yet
+
+    def note(self, speaker: str, message: type, transfer: int, flags: int = 0) -> None:
+        """Take note that `speaker` (the client is the sender) says a message; raise ProtocolError if it may not.
+
+        `flags` are those of an Offer.
+        """
+        if transfer:
+            role = SENDER if speaker == CLIENT else RECEIVER
+            self._note_transfer(role, message, transfer, flags)
+            return
+        following = CONNECTION.get((self.state, speaker, message))
+        if following is None or (message in _UNMIXED and self.moving):
+            raise ProtocolError(f"the {speaker} said {message.__name__} in the state {self.state}")
+        if message is Finish and self.owed and self.state is not ENDED:
+            raise ProtocolError(f"the client said Finish with {self.owed} transfers unfinished")
+        if message is Summary and self.open:
+            raise ProtocolError(f"the server said Summary with {len(self.open)} transfers open")
+        self.state = following
+
+    def _note_transfer(self, role: str, message: type, transfer: int, flags: int) -> None:
+        if role not in OPEN.get(self.state, ()):
+            raise ProtocolError(f"the {role} spoke of transfer {transfer} in the state {self.state}")
+        state = self.open.get(transfer, NEW)
+        if message is Offer:
+            if transfer != self.last + 1:
+                raise ProtocolError(f"transfer {transfer} was offered after {self.last}")
+            if len(self.open) >= self.window:
+                raise ProtocolError(f"more than {self.window} transfers are open")
+            self.last = transfer
+            if flags & (EAGER | DIRECTORY):
+                if flags & EAGER and flags & DIRECTORY:
+                    raise ProtocolError("an eager offer of a directory")
+                message = Eager if flags & EAGER else Directory
+        following = TRANSFER.get((state, role, message))
+        if following is None or (message in _UNMIXED and self.moving not in (0, transfer)):
+            raise ProtocolError(f"the {role} said {message.__name__} of transfer {transfer}, which is {state}")
+        if message is Start or message is Eager:
+            self.moving = transfer
+        elif (message is Trailer or message is Abort) and transfer == self.moving:
+            self.moving = 0
+        if state != following:
+            self.owed += (following in OWED_BY_SENDER) - (state in OWED_BY_SENDER)
+            if following == CLOSED:
+                del self.open[transfer]
+            else:
+                self.open[transfer] = following
