@@ -115,9 +115,7 @@ class SecurexferServer:
         )
         client = Command(send, stdin=f"{self.password}\n".encode(), environment=self.environment)
         received = self.home / "inbox" / user / source.path.name
-        # Protocol 1, which moves plain files, has no times; protocol 2, which moves trees, keeps them.
-        mtime_unit = NANOSECOND if source.path.is_dir() else None
-        return Peer("securexfer", client, source, received, self.server, mtime_unit=mtime_unit)
+        return Peer("securexfer", client, source, received, self.server, mtime_unit=NANOSECOND)
 
 
 @contextlib.contextmanager

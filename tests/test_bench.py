@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks 
 
 BENCH = Path(__file__).parent.parent / "bench"
 DEBIAN = ("scp", "ssh", "ssh-keygen", "sshd", "rsync", "curl", "nginx", "openssl")
-TREE_PEERS = ("rsync -a", "rsync -a --fsync", "tar | ssh tar", "scp -r")
+TREE_PEERS = ("securexfer", "rsync -a", "rsync -a --fsync", "tar | ssh tar", "scp -r")
 SEARCHED = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 needs_peers = pytest.mark.skipif(
     any(shutil.which(name, path=SEARCHED) is None for name in DEBIAN), reason=f"needs {', '.join(DEBIAN)}"
@@ -139,7 +139,7 @@ def test_trees_moves_packages_that_are_installed_already(bench_module: Any, tmp_
 @pytest.mark.parametrize(
     ("works", "peers"),
     [
-        (("small", "few"), {"small": ["rsync -a", "tar | ssh tar"], "few": ["scp -r"]}),
+        (("small", "few"), {"small": ["securexfer", "rsync -a", "tar | ssh tar"], "few": ["scp -r"]}),
         (("file",), {"file": ["securexfer", "scp", "rsync"]}),
     ],
 )
