@@ -158,15 +158,7 @@ class Conversation:
             raise ProtocolError(f"the {role} spoke of transfer {transfer} in the state {self.state}")
         state = self.open.get(transfer, NEW)
         if message is Offer:
-            if transfer != self.last + 1:
-                raise ProtocolError(f"transfer {transfer} was offered after {self.last}")
-            if len(self.open) >= self.window:
-                raise ProtocolError(f"more than {self.window} transfers are open")
-            self.last = transfer
-            if flags & (EAGER | DIRECTORY):
-                if flags & EAGER and flags & DIRECTORY:
-                    raise ProtocolError("an eager offer of a directory")
-                message = Eager if flags & EAGER else Directory
+            message = self._offered(transfer, flags)
         following = TRANSFER.get((state, role, message))
         if following is None:
             raise ProtocolError(f"the {role} said {message.__name__} of transfer {transfer}, which is {state}")
@@ -182,3 +174,14 @@ class Conversation:
                 del self.open[transfer]
             else:
                 self.open[transfer] = following
+
+    def _offered(self, transfer: int, flags: int) -> type:
+        """Take note of the next transfer; return as what its Offer stands in the table."""
+        if transfer != self.last + 1:
+            raise ProtocolError(f"transfer {transfer} was offered after {self.last}")
+        if len(self.open) >= self.window:
+            raise ProtocolError(f"more than {self.window} transfers are open")
+        if flags & EAGER and flags & DIRECTORY:
+            raise ProtocolError("an eager offer of a directory")
+        self.last = transfer
+        return Eager if flags & EAGER else Directory if flags & DIRECTORY else Offer
