@@ -338,6 +338,20 @@ def test_the_content_of_one_file_is_not_mixed_with_that_of_another() -> None:
         conversation.note(CLIENT, Data, 1)
 
 
+@pytest.mark.parametrize("last_word", [Trailer, Abort])
+@pytest.mark.parametrize("refused", [False, True])
+def test_after_the_last_word_about_a_file_the_next_one_may_begin(last_word: type, refused: bool) -> None:
+    conversation = sending(window=9)
+    conversation.note(CLIENT, Offer, 1, EAGER)
+    assert conversation.moving == 1
+    if refused:
+        conversation.note(SERVER, Refuse, 1)
+    conversation.note(CLIENT, last_word, 1)
+    assert conversation.moving == conversation.owed == 0
+    conversation.note(CLIENT, Offer, 2, EAGER)
+    assert conversation.moving == 2
+
+
 def test_what_may_come_between_a_files_data() -> None:
     conversation = sending(window=9)
     conversation.note(CLIENT, Offer, 1)
