@@ -13,7 +13,6 @@ import ssl
 import stat
 import time
 import unicodedata
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from securexfer.errors import (
@@ -70,9 +69,8 @@ class Target(NamedTuple):
         return address_of(self.host, self.port)
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """How to send, as far as the sender can choose. Raises UsageError for wishes that cannot be met together."""
+class Wishes(NamedTuple):
+    """How to send, as far as the sender can choose."""
 
     protocol: int | None = None  # None: the newest one that both sides speak
     on_conflict: str | None = None  # refuse, rename, replace, skip; None: what the server does by itself
@@ -80,10 +78,6 @@ class Wishes:
     timeout: float = 60.0  # seconds that a server which owes an answer may be silent
     limit: int | None = None  # bytes a second
     rehash: bool = False  # read every file, whatever is remembered of it
-
-    def __post_init__(self) -> None:
-        if self.protocol == 1:
-            self.check_classroom("--protocol 1 was asked for")
 
     def check_classroom(self, why: str) -> None:
         """Raise UsageError if protocol 1, which has to be spoken because of `why`, cannot do this."""

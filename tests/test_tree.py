@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 
 from securexfer.errors import SourceError, UnsafeNameError
 from securexfer.names import MAX_COMPONENTS, MAX_NAME_BYTES, STAGING_NAME, Name, Prefix
+from securexfer.transfer.items import top_name
 from securexfer.transfer.sources import SourceFile
 from securexfer.transfer.tree import LeftOut, ScanRules, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from securexfer.transfer.items import Item, top_name
+    from securexfer.transfer.items import Item
 
 
 def fill(top: Path, *names: str) -> Path:

@@ -144,7 +144,7 @@ class Report:
     def _verdict(self, outcome: SecurexferError | None, unsent: list[Item]) -> SecurexferError | None:
         tally, left = self.tally, not self.all_seen
         stored, count = tally.stored, tally.files
-        known = f"{number(stored)} of {counted(count, 'file')} {_were(stored)} stored on {self._server}"
+        known = f"{number(stored)} of {number(count)} files {_were(stored)} stored on {self._server}"
         open_end = f"{counted(stored, 'file')} {_were(stored)} stored on {self._server}; the rest was not sent"
         said = open_end if left else known
         if isinstance(outcome, InterruptedTransferError):

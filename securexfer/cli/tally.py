@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from securexfer.cli.amounts import amount, counted, number
 
@@ -17,13 +17,25 @@ MAX_LINES = 100  # about files that failed: more than anybody reads
 _LINES_OF_EACH_REASON = 3  # are printed in any case: the hundred may have failed for another one
 
 
-class Selection(NamedTuple):
-    """What is to be sent."""
+class Selection:
+    """What is to be sent: `items` as they are found, and `again`, which returns the same once more for who counts.
 
-    items: Iterable[Item]
-    again: Callable[[], Iterable[Item]]  # the same once more, for who only counts
-    left_out: LeftOut | None = None  # what is known of it when `items` are through; None: nothing can be left out
-    alone: bool = False  # there is one file, so that an error of it is that of the command
+    `left_out` is known when `items` are through; None: nothing can be. `alone`: there is one file, so that an error of
+    it is that of the command.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        again: Callable[[], Iterable[Item]],
+        left_out: LeftOut | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
+        self.items = items
+        self.again = again
+        self.left_out = left_out
+        self.alone = alone
 
 
 class Tally:
