@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from hostile.listeners import HOST, TlsListener, answer_all
 from lab import PASSWORD, SECUREXFER, Lab, Server, environment
 
 from securexfer import client
+from securexfer.cli.amounts import parse_rate
 from securexfer.cli.report import Report
 from securexfer.cli.tally import Selection
 from securexfer.net.tls import client_context
@@ -293,14 +295,128 @@ def test_C03_a_host_with_letters_of_any_script_is_named_as_it_is_looked_up(
         assert host not in result.stderr + result.stdout
 
 
-def test_C01_what_needs_protocol_2_is_refused(place: Lab, server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("conflict", ["refuse", "rename", "replace", "skip"])
+def test_C01_what_needs_protocol_2_is_refused_with_protocol_1(
+    place: Lab, server: Server, tmp_path: Path, conflict: str
+) -> None:
+    """Exit 2, before connecting; the option is named, and without it all is well."""
+    (path,) = make(tmp_path, a=b"x")
+    before = len(server.events("conn.open"))
+    options = [["--on-conflict", conflict], ["--limit", "1M"], ["--rehash"], ["--exclude", "*.o"]]
+    for option in [*options, ["--symlinks", "follow"]]:
+        result = place.send(server, path, "--protocol", "1", *option)
+        assert result.returncode == 2, result.stderr
+        assert option[0] in result.stderr
+        assert "protocol 1" in result.stderr
+        assert "Leave " in result.stderr
+    assert len(server.events("conn.open")) == before
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--protocol", "two"], ["--protocol", "3"], ["--protocol", "0"], ["--on-conflict", "ask"], ["--nonsense"],
+        ["--symlinks", "copy"], ["--retries", "-1"], ["--timeout", "0"], ["--timeout", "nan"], ["--limit", "9999"],
+        ["--limit", "fast"], ["--limit", "20X"],
+    ],
+)  # fmt: skip
+def test_C01_an_option_that_means_nothing_is_refused(
+    place: Lab, server: Server, tmp_path: Path, option: list[str]
+) -> None:
     """Exit 2, before connecting."""
     (path,) = make(tmp_path, a=b"x")
     before = len(server.events("conn.open"))
-    for option in (["--on-conflict", "rename"], ["--protocol", "2"], ["--protocol", "two"], ["--nonsense"]):
-        result = place.send(server, path, *option)
-        assert result.returncode == 2, result.stderr
+    result = place.send(server, path, *option)
+    assert result.returncode == 2, result.stderr
+    assert option[0] in result.stderr
     assert len(server.events("conn.open")) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("10k", 10_000), ("20M", 20_000_000), ("20MB/s", 20_000_000), ("64Ki", 65_536), ("123456", 123_456)],
+)
+def test_a_rate_is_written_as_people_write_it(text: str, rate: int) -> None:
+    assert parse_rate(text) == rate
+
+
+def test_a_directory_needs_protocol_2_and_protocol_1_says_what_to_do(
+    place: Lab, server: Server, tmp_path: Path, there: str
+) -> None:
+    """Exit 1 if it is all there is, 7 beside a file; never silently the files in it."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (path,) = make(tmp_path, a=b"x")
+    make(tree, b=b"y")
+    for paths, code in (([tree], 1), ([path, tree], 7)):
+        result = place.send(server, "--protocol", "1", *paths, target=f"/{there}")
+        assert result.returncode == code, result.stderr
+        assert f"securexfer: {tree} is a directory, not a file\n" in result.stderr
+        assert f"or pack it: tar czf tree.tar.gz {tree}\n" in result.stderr
+    assert stored(place, there) == {"a": b"x"}
+
+
+# -- what would be sent --------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_names_what_would_be_sent_and_asks_nobody(place: Lab, tmp_path: Path) -> None:
+    """No server, no trust, no password; what cannot be sent is an error as it would be then."""
+    tree = tmp_path / "tree"
+    (tree / "empty").mkdir(parents=True)
+    make(tree, a_csv=b"one", b_o=b"two", c_csv=b"three\n")
+    (tree / "link").symlink_to("a.csv")
+    command = ["send", "--dry-run", "--exclude", "*.o", tree, "nobody.invalid/results"]
+    result = place.run(*command)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "results/tree/a.csv",
+        "results/tree/c.csv",
+        "results/tree/empty/",
+        "results/tree/",
+        "2 files, 9 B, would be sent to nobody.invalid:9090",
+        "  1 symbolic link skipped (send them with --symlinks follow)",
+        "  1 left out by --exclude",
+    ]
+    assert result.stderr == ""
+    result = place.run(*command, "--json")
+    assert lines_of(result) == [
+        {"event": "would-send", "name": "results/tree/a.csv", "size": 3},
+        {"event": "would-send", "name": "results/tree/c.csv", "size": 6},
+        {"event": "summary", "files": 2, "bytes": 9, "failed": 0},
+    ]
+    os.mkfifo(tree / "pipe")
+    result = place.run(*command, "--quiet")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"securexfer: {tree}/pipe is a pipe (FIFO), not a file\n" in result.stderr
+    assert "securexfer: 1 file cannot be sent\n" in result.stderr
+    result = place.run("send", "--dry-run", tmp_path / "missing", "nobody.invalid")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"securexfer: {tmp_path}/missing cannot be sent: No such file or directory\n")
+
+
+# -- the start -----------------------------------------------------------------------------------------------------
+
+NOT_FOR_ONE_FILE = {
+    "rich", "json", "sqlite3", "sqlalchemy", "argon2", "cryptography", "logging", "securexfer.transfer.tree",
+    "securexfer.transfer.digests", "securexfer.cli.progress", "securexfer.cli.pace", "securexfer.cli.preview",
+    "securexfer.cli.serve", "securexfer.storage.base",
+}  # fmt: skip
+
+
+def test_C05_one_small_file_is_sent_without_what_it_does_not_need(
+    place: Lab, server: Server, tmp_path: Path, there: str
+) -> None:
+    """Importing is a third of what a small send takes."""
+    (path,) = make(tmp_path, small=os.urandom(1024))
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", SECUREXFER, "send", path, f"ana@localhost:{server.port}/{there}",
+         "--ca", place.ca, "--password-file", place.password_file],
+        capture_output=True, text=True, timeout=60, check=False, env=environment(SECUREXFER_CONFIG=str(place.config)),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    imported = set(re.findall(r"^import time:.*\| +(\S+)$", result.stderr, re.MULTILINE))
+    assert "securexfer.cli.report" in imported, "what is imported was not seen"
+    assert not imported & NOT_FOR_ONE_FILE
 
 
 # -- who, and whom to trust ----------------------------------------------------------------------------------------

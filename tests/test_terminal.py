@@ -250,7 +250,7 @@ from securexfer.transfer.items import Item
 
 def scan(pause):
     for number in range(1, 3001):
-        if pause and number % 300 == 0:
+        if pause and number % 1000 == 0:
             time.sleep(0.2)
         yield Item("x", f"results/{number}.csv", 1000)
     yield Item("x", "results/model.bin", 10_000_000)
@@ -292,7 +292,7 @@ def test_C06_a_tree_is_counted_while_it_is_sent_and_until_then_no_time_is_promis
     if columns > 40:
         assert re.search(r"Total \d \d{3}/3 002, (\d )?\d+ unchanged", "\n".join(totals))
         assert any("model.bin (resumed at 40%)" in frame for frame in terminal.frames)
-    assert re.search(r"3 001 files, 13\.0 MB, stored and\s+verified on lab1:9090", terminal.shown)
+    assert "3 001 files, 13.0 MB, stored and verified on lab1:9090" in terminal.shown.replace("\n", "")
 
 
 def test_C06_the_second_half_of_a_steady_send_knows_its_end_within_a_fifth(
