@@ -204,6 +204,10 @@ class ThrottledError(TryAgainError):
 
     reason = "THROTTLED"
 
+    def __init__(self, message: str, *, hint: str | None = None, seconds: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.seconds = seconds  # until then; 0 where that is not known
+
 
 class PeerTimeoutError(TryAgainError):
     """The other side said nothing for too long: check the network between the two machines, then send again."""
@@ -244,3 +248,17 @@ class InterruptedTransferError(SecurexferError):
 
     exit_code = 130
     reason = "INTERRUPTED"
+
+
+# What a server may say of a file or a session. (Nothing that it says can be a fault of ours, or an interrupt.)
+_SAID = (RefusedError, LoginRefusedError, IntegrityError, TryAgainError, ProtocolError)
+
+
+def refusal(reason: str, message: str) -> SecurexferError:
+    """Return the error that a reason on the wire stands for; RefusedError for one that is not known here."""
+    found: list[type[SecurexferError]] = list(_SAID)
+    for kind in found:
+        if kind.reason == reason:
+            return kind(message)
+        found += kind.__subclasses__()
+    return RefusedError(message)

@@ -10,7 +10,7 @@ from securexfer import certificates
 from securexfer.errors import ConfigurationError, SecurexferError
 from securexfer.events import KeyNotice
 from securexfer.net.tls import server_context
-from securexfer.wire import framing
+from securexfer.protocols import SPEAKERS
 
 if TYPE_CHECKING:
     import ssl
@@ -71,7 +71,7 @@ class Identity:
         for attempt in range(_ATTEMPTS):
             found = certificates.load(self._directory)
             try:
-                return found, server_context(found.certificate, found.key, [framing.ALPN])
+                return found, server_context(found.certificate, found.key, list(SPEAKERS))
             except OSError as error:  # an SSLError is one
                 if attempt == _ATTEMPTS - 1:
                     raise ConfigurationError(

@@ -26,8 +26,8 @@ from securexfer.errors import (
     BusyError,
     LoginRefusedError,
     PeerTimeoutError,
-    ProtocolError,
     SecurexferError,
+    ShuttingDownError,
     ThrottledError,
 )
 from securexfer.events import (
@@ -44,17 +44,17 @@ from securexfer.hosts import source_of
 from securexfer.net.connection import Connection, shake_hands
 from securexfer.net.listening import plain_address
 from securexfer.net.payload import MINIMUM_RATE
-from securexfer.transfer.classroom.receiver import Receiver, Session
-from securexfer.wire import framing
+from securexfer.protocols import SPEAKERS
+from securexfer.transfer.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from securexfer.accounts.logins import Logins
     from securexfer.events import Observer
+    from securexfer.protocols import Speaker
     from securexfer.storage.local import Inbox
 
-PROTOCOLS = (framing.ALPN,)
 ACCEPTS = 64  # from one listener, before the others and the housekeeping have their turn
 DESCRIPTOR_PAUSE = 0.2  # seconds without accepting when descriptors or threads have run out
 STACK_SIZE = 1 << 20  # bytes for a worker's stack: enough for OpenSSL and a few dozen Python frames
@@ -241,7 +241,7 @@ class Server:
             connection = self._shake_hands(peer)
             if connection:
                 try:
-                    self._run_session(peer, connection)
+                    self._run_session(peer, SPEAKERS[connection.protocol](connection), connection)
                 finally:
                     self._enter(peer, _Phase.ENDING)
                     connection.finish()
@@ -261,7 +261,7 @@ class Server:
     def _shake_hands(self, peer: _Peer) -> Connection | None:
         try:
             shake_hands(peer.sock, peer.since + self._limits.handshake_seconds)
-            problem = None if peer.sock.selected_alpn_protocol() in PROTOCOLS else "alpn"
+            problem = None if peer.sock.selected_alpn_protocol() in SPEAKERS else "alpn"
         except PeerTimeoutError:
             problem = "timeout"
         except ssl.SSLError as error:
@@ -273,39 +273,37 @@ class Server:
             return None
         return Connection(peer.sock)
 
-    def _run_session(self, peer: _Peer, connection: Connection) -> None:
-        raw = connection.receive(framing.LOGIN_SIZE, time.monotonic() + self._limits.login_seconds)
+    def _run_session(self, peer: _Peer, speaker: Speaker, connection: Connection) -> None:
+        shown, password = speaker.hear_login(time.monotonic() + self._limits.login_seconds)
         started = time.monotonic()
         self._enter(peer, _Phase.WAITING)
         try:
-            login: framing.Login | None = framing.Login.decode(raw)
-        except ProtocolError:
-            login = None
-        shown = login.user if login else raw[: framing.TEXT_SIZE].rstrip(b" ").decode(errors="backslashreplace")
-        try:
-            user = self._logins.check(
-                login.user if login else shown,
-                login.password if login else None,
-                peer.source,
-                give_up=connection.peer_left,
-            ).name
+            user = self._logins.check(shown, password, peer.source, give_up=connection.peer_left).name
         except LoginRefusedError as error:
             waited = time.monotonic() - started
             self._observe(LoginFailed(peer.number, peer.address, shown, error.detail, waited))
-            connection.post(framing.REFUSED)
+            speaker.refuse(error)
             raise
-        # Protocol 1 has no word for these: the session ends without an answer, which means "not now".
         except ThrottledError as error:
             self._observe(LoginThrottled(peer.number, peer.address, shown, error.message))
             self._turn_away(peer, connection)
+            speaker.refuse(error)
             raise
         except BusyError as error:
             self._observe(LimitHit(peer.address, "logins", error.message))
             self._turn_away(peer, connection)
+            speaker.refuse(error)
+            raise
+        except ShuttingDownError as error:
+            speaker.refuse(error)
             raise
         self._observe(LoginAccepted(peer.number, peer.address, user, time.monotonic() - started))
-        self._enter_session(peer, user)
-        connection.post(framing.ACCEPTED)
+        try:
+            self._enter_session(peer, user)
+        except BusyError as error:
+            speaker.refuse(error)
+            raise
+        speaker.accept()
         limits = self._limits
         session = Session(
             peer.number,
@@ -315,9 +313,9 @@ class Server:
             limits.idle_seconds,
             limits.minimum_rate,
             self._inbox.rules.names,
+            self._observe,
         )
-        with contextlib.closing(self._inbox.for_user(user)) as storage:
-            Receiver(connection, storage, session, self._observe, lambda: bool(self._stops)).run()
+        speaker.receive(session, self._inbox, lambda: bool(self._stops))
 
     def _turn_away(self, peer: _Peer, connection: Connection) -> None:
         """Let whoever had no look at its login wait, in a place that anybody else may have, before it hears so."""

@@ -149,7 +149,7 @@ class Guessing:
         self._check_source(source, now, known=standing.known)
         wait = count.wait(now)
         if wait > 0:
-            raise _throttled(f"the next try is in {wait:.0f} s", count.failures)
+            raise _throttled(f"the next try is in {wait:.0f} s", count.failures, wait)
         # Where nothing has failed, any number may log in at once.
         if count.running and count.failures and count.failures + count.running >= FREE_FAILURES:
             raise _throttled("another one is being checked", count.failures)
@@ -167,7 +167,7 @@ class Guessing:
         over = level + running + 1 - most / 2 if level else 0 if known else running + 1 - most
         if over > 0:
             wait = over / (most / 2 / 60)
-            raise ThrottledError(f"too many logins failed from {source}: the next try is in {wait:.0f} s")
+            raise ThrottledError(f"too many logins failed from {source}: the next try is in {wait:.0f} s", seconds=wait)
         if not known and key not in self._levels and len(self._levels) >= self._entries:
             oldest = next(iter(self._levels))
             if self._level(oldest, now) > 0:
@@ -217,5 +217,5 @@ def _key(account: str, source: str, standing: Standing) -> tuple[str, str]:
     return account, source if standing.known else ""
 
 
-def _throttled(rule: str, failures: int) -> ThrottledError:
-    return ThrottledError(f"{failures} logins failed in a row: {rule}")
+def _throttled(rule: str, failures: int, seconds: float = 0.0) -> ThrottledError:
+    return ThrottledError(f"{failures} logins failed in a row: {rule}", seconds=seconds)

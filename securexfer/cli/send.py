@@ -56,7 +56,7 @@ def send(
     symlinks: Annotated[
         Symlinks, typer.Option("--symlinks", help="Follow symbolic links that stay inside the tree sent.")
     ] = "skip",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; connect to nobody.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask what would become of the files; send none.")] = False,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every file, also those known to be there.")] = False,
     limit: Annotated[
         int | None,
@@ -82,21 +82,17 @@ def send(
     from securexfer import client
     from securexfer.cli.report import Report
     from securexfer.net.tls import client_context
+    from securexfer.transfer.wishes import Wishes
 
-    wishes = client.Wishes(protocol, on_conflict, retries, timeout, limit, rehash)
-    if protocol == 1:
-        wishes.check_classroom("--protocol 1 was asked for")
+    wishes = Wishes(protocol, on_conflict, retries, timeout, limit, rehash, dry_run)
     goal = client.parse_target(target)
     selection = _select(paths, goal.directory, tuple(exclude or ()), follow=symlinks == "follow", protocol=protocol)
-    if dry_run:
-        from securexfer.cli.preview import preview
-
-        preview(selection, goal.address, as_json=json, quiet=quiet)
-        return
     authorities, user = _trust(context, home, goal, ca, ca_fingerprint, quiet=quiet)
-    trusted = client_context(authorities, client.PROTOCOLS)
-    report = Report(goal.address, selection, as_json=json, quiet=quiet)
+    trusted = client_context(authorities, client.protocols(wishes.protocol))
+    report = Report(goal.address, selection, as_json=json, quiet=quiet, dry_run=dry_run)
     items = report.follow(selection.items)
+    if selection.left_out is None:  # plain files: what is wrong with them is said first, and all of them are told of
+        items = iter(list(items))
     outcome: SecurexferError | None = None
     try:
         first = next(items, None)

@@ -37,6 +37,11 @@ class Connection:
         # Called when a read would have to wait: the moment to do what was put off (commits, answers).
         self.before_wait: Callable[[], None] | None = None
 
+    @property
+    def protocol(self) -> str:
+        """What was agreed on in the handshake (ALPN)."""
+        return self._socket.selected_alpn_protocol() or ""
+
     def receive(self, size: int, deadline: float) -> bytes:
         """Return exactly `size` bytes; raise TruncatedError at the end of input, PeerTimeoutError at `deadline`."""
         buffer = bytearray(size)
@@ -79,11 +84,13 @@ class Connection:
                 raise _ended(error) from error
         return end
 
-    def send(self, data: memoryview | bytes, deadline: float, while_waiting: Callable[[], None] | None = None) -> None:
+    def send(
+        self, data: memoryview | bytes, deadline: float, while_waiting: Callable[[], float | None] | None = None
+    ) -> None:
         """Send all of `data`; raise TruncatedError or PeerTimeoutError.
 
         When there is no room, `while_waiting` is called once the peer has said something, so that neither side
-        waits for the other to read.
+        waits for the other to read. It may return another deadline.
         """
         view = memoryview(data)
         while view:
@@ -92,7 +99,7 @@ class Connection:
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 # OpenSSL wants the same bytes again, and gets them: `view` has not moved.
                 if _wait(self._socket, deadline, reading=while_waiting is not None, writing=True) and while_waiting:
-                    while_waiting()
+                    deadline = while_waiting() or deadline
             except (OSError, ValueError) as error:
                 raise _ended(error) from error
 
@@ -133,7 +140,7 @@ class Connection:
         return len(self._unsent)
 
     def drain(self, deadline: float) -> None:
-        """Wait until what was posted has gone out; raise PeerTimeoutError at the deadline. Input is left where it is."""
+        """Wait until what was posted has gone out; raise PeerTimeoutError at the deadline. Input stays where it is."""
         while self._unsent:
             _wait(self._socket, deadline, reading=False, writing=True)
             self._try_unsent()

@@ -1,14 +1,15 @@
 """Protocol 2 on a connection: messages in and out, each checked against what may be said; payload passed by.
 
-What arrives is collected in one buffer and taken apart there. Content of small files is used from where it lies; that of
-large ones goes past the buffer, straight to where its reader wants it.
+What arrives is collected in one buffer and taken apart there. Content of small files is used from where it lies; that
+of large ones goes past the buffer, straight to where its reader wants it.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from securexfer.errors import TruncatedError
+from securexfer.errors import PeerTimeoutError, TruncatedError
 from securexfer.wire.messages import DATA, HEADER_SIZE, Data, Offer, decode, decode_header, encode
 from securexfer.wire.order import CLIENT, SERVER, Conversation
 
@@ -30,7 +31,7 @@ class Frames:
         self._ourselves, self._peer = (SERVER, CLIENT) if server else (CLIENT, SERVER)
         self._buffer = memoryview(bytearray(BUFFER_SIZE))
         self._start = self._end = 0
-        self._ended = False
+        self._wanted = HEADER_SIZE  # bytes of the next message, as far as that is known
 
     def say(self, message: Message, transfer: int = 0) -> bytes:
         """Return the frame of a message that is sent now; raise ProtocolError if it may not be said."""
@@ -44,6 +45,7 @@ class Frames:
         Of a Data only its length; its payload must be taken before the next call. Raises ProtocolError.
         """
         start = self._start
+        self._wanted = HEADER_SIZE
         if self._end - start < HEADER_SIZE:
             return None
         kind, length, transfer = decode_header(self._buffer[start : start + HEADER_SIZE])
@@ -54,16 +56,24 @@ class Frames:
             self.payload = length
             return transfer, Data(length)
         if self._end - start < length:
+            self._wanted = HEADER_SIZE + length
             return None
         message = decode(kind, self._buffer[start : start + length])
         self._start = start + length
         self.conversation.note(self._peer, type(message), transfer, message.flags if isinstance(message, Offer) else 0)
         return transfer, message
 
+    def await_message(self, deadline: float) -> tuple[int, Message | Data]:
+        """Return the next message; raise PeerTimeoutError at `deadline`, TruncatedError at the end, ProtocolError."""
+        while (heard := self.hear()) is None:
+            if not self.fill() and not self.connection.has_input(max(0.0, deadline - time.monotonic())):
+                raise PeerTimeoutError("the other side said nothing for too long")
+        return heard
+
     def fill(self, *, sparing: bool = False) -> bool:
         """Read what has arrived, without waiting; return whether there was anything. Raises TruncatedError at the end.
 
-        While `sparing` no more than a header, so that the payload after it goes past the buffer.
+        While `sparing` no more than the next message, so that payload after it goes past the buffer.
         """
         if self._start == self._end:
             self._start = self._end = 0
@@ -71,20 +81,19 @@ class Frames:
             rest = bytes(self._buffer[self._start : self._end])
             self._start, self._end = 0, len(rest)
             self._buffer[: self._end] = rest
-        limit = max(HEADER_SIZE - (self._end - self._start), 1) if sparing else BUFFER_SIZE - self._end
+        limit = self._wanted - (self._end - self._start) if sparing else BUFFER_SIZE - self._end
         count = self.connection.try_receive_into(self._buffer[self._end : self._end + limit])
         if count is None:
             return False
         if not count:
-            self._ended = True
             raise TruncatedError("the other side ended the connection")
         self._end += count
         return True
 
     @property
-    def in_order(self) -> bool:
-        """Whether the peer has ended the connection where a message could begin."""
-        return self._ended and self._start == self._end and not self.payload
+    def nothing_begun(self) -> bool:
+        """Whether the next byte would begin a message."""
+        return self._start == self._end and not self.payload
 
     def take(self) -> memoryview:
         """Return what has arrived of the payload that was announced: to be used before `fill`."""
@@ -93,17 +102,17 @@ class Frames:
         self.payload -= end - start
         return self._buffer[start:end]
 
-    def read_into(self, view: memoryview) -> int | None:
-        """Put what has arrived of the payload into `view`; return the count, None for nothing. Raises TruncatedError."""
+    def read_into(self, view: memoryview) -> int:
+        """Put what has arrived of the payload into `view`; return the count, 0 for nothing. Raises TruncatedError."""
         if self._start < self._end:
             taken = self._buffer[self._start : min(self._end, self._start + min(len(view), self.payload))]
             view[: len(taken)] = taken
-            count: int | None = len(taken)
-            self._start += len(taken)
+            count = len(taken)
+            self._start += count
         else:
-            count = self.connection.try_receive_into(view[: self.payload])
-        if count == 0:
-            self._ended = True
-            raise TruncatedError("the connection ended in the middle of a file")
-        self.payload -= count or 0
+            received = self.connection.try_receive_into(view[: self.payload])
+            if received == 0:
+                raise TruncatedError("the connection ended in the middle of a file")
+            count = received or 0
+        self.payload -= count
         return count

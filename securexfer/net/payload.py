@@ -65,6 +65,10 @@ class Buffer:
         self._end += read_into(piece[start : start + limit])
         return piece[start : self._end]
 
+    def clear(self) -> None:
+        """Throw away what is held."""
+        self._end = 0
+
     def flush(self) -> None:
         """Pass on what is held."""
         if self._end:

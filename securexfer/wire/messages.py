@@ -347,6 +347,11 @@ def decode_header(header: bytes | memoryview) -> tuple[int, int, int]:
     return kind, length, transfer
 
 
+def kind_of(kind: int) -> type:
+    """Return the class of the messages of a kind that `decode_header` returned."""
+    return Data if kind == DATA else KINDS[kind].message
+
+
 def decode(kind: int, body: bytes | memoryview) -> Message:
     """Return the message in a body whose header was `decode_header`'s; raise ProtocolError."""
     message: Message = KINDS[kind].decode(body)

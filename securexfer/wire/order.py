@@ -129,7 +129,7 @@ class Conversation:
         self.open: dict[int, str] = {}
         self.last = 0  # number of the last transfer that was opened
         self.moving = 0  # number of the transfer whose content is on its way, or 0
-        self._owed = 0  # transfers about which the sender has to say something yet
+        self.owed = 0  # transfers about which the sender has to say something yet
 
     def note(self, speaker: str, message: type, transfer: int, flags: int = 0) -> None:
         """Take note that `speaker` (the client is the sender) says a message; raise ProtocolError if it may not.
@@ -143,8 +143,8 @@ class Conversation:
         following = CONNECTION.get((self.state, speaker, message))
         if following is None or (message in _UNMIXED and self.moving):
             raise ProtocolError(f"the {speaker} said {message.__name__} in the state {self.state}")
-        if message is Finish and self._owed and self.state is not ENDED:
-            raise ProtocolError(f"the client said Finish with {self._owed} transfers unfinished")
+        if message is Finish and self.owed and self.state is not ENDED:
+            raise ProtocolError(f"the client said Finish with {self.owed} transfers unfinished")
         if message is Summary and self.open:
             raise ProtocolError(f"the server said Summary with {len(self.open)} transfers open")
         self.state = following
@@ -171,7 +171,7 @@ class Conversation:
         elif (message is Trailer or message is Abort) and transfer == self.moving:
             self.moving = 0
         if state != following:
-            self._owed += (following in OWED_BY_SENDER) - (state in OWED_BY_SENDER)
+            self.owed += (following in OWED_BY_SENDER) - (state in OWED_BY_SENDER)
             if following == CLOSED:
                 del self.open[transfer]
             else:

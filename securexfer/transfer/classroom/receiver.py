@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from securexfer.errors import (
     DigestMismatchError,
@@ -24,7 +24,6 @@ from securexfer.errors import (
     StorageFailedError,
     TruncatedError,
 )
-from securexfer.events import FileAborted, FileRejected, FileStored, LimitHit
 from securexfer.net.payload import PARALLEL_BYTES, Buffer, MinimumRate, Parallel
 from securexfer.storage.base import Committed, Description
 from securexfer.wire import framing
@@ -32,10 +31,9 @@ from securexfer.wire import framing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from securexfer.events import Observer
-    from securexfer.names import NamePolicy
     from securexfer.net.connection import Connection
     from securexfer.storage.base import Staging, Storage
+    from securexfer.transfer.session import Session
 
 # A group is committed when it holds this much, or is this old. The gain of grouping is nearly whole at 64 files
 # (bench/commit_groups.py), and each holds a descriptor open.
@@ -50,19 +48,6 @@ _STOP_SECONDS = 0.25  # how often a session that waits for its next file looks w
 
 # What the connection does to us, as against what is wrong with one file.
 _ENDS_SESSION = (TruncatedError, PeerTimeoutError)
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """Whose files these are, and what the server allows them: bytes, seconds of silence, bytes a second."""
-
-    connection: int
-    address: str
-    user: str
-    largest_file: int
-    idle_seconds: float
-    minimum_rate: int
-    names: NamePolicy
 
 
 @dataclass(slots=True)
@@ -88,13 +73,11 @@ class Receiver:
         connection: Connection,
         storage: Storage,
         session: Session,
-        observe: Observer,
         stopping: Callable[[], bool],
     ) -> None:
         self._connection = connection
         self._storage = storage
         self._session = session
-        self._observe = observe
         self._stopping = stopping
         self._group: list[_Arrival] = []
         self._group_bytes = 0
@@ -124,7 +107,7 @@ class Receiver:
         """Say so if there is more than was announced, by now. It is thrown away, with all that may come yet."""
         with contextlib.suppress(TruncatedError):
             if self._connection.try_receive_into(memoryview(bytearray(1))):
-                self._hit("count", "bytes came after the last file that was announced; they were thrown away")
+                self._session.hit("count", "bytes came after the last file that was announced; they were thrown away")
 
     def _receive_header(self, number: int, count: int) -> framing.FileHeader:
         """Wait for the next file, but not while the server stops: between two files nothing is lost by ending."""
@@ -277,45 +260,20 @@ class Receiver:
         )
 
     def _report(self, arrival: _Arrival, outcome: Committed | SecurexferError | None) -> None:
-        session = self._session
-        common: dict[str, Any] = {
-            "connection": session.connection,
-            "address": session.address,
-            "user": session.user,
-            "name": arrival.shown,
-            "size": arrival.header.size,
-            "sha256": arrival.digest,
-            "seconds": time.monotonic() - arrival.started,
-        }
+        session, size = self._session, arrival.header.size
         if isinstance(outcome, Committed):
-            self._observe(FileStored(**common, outcome=outcome.outcome, stored_as=str(outcome.stored_as)))
+            session.stored(arrival.shown, size, arrival.digest, outcome, arrival.started)
         elif outcome:
-            self._observe(FileRejected(**common, outcome="refused", reason=outcome.reason, detail=outcome.message))
+            session.rejected(arrival.shown, size, arrival.digest, outcome, arrival.started)
 
     def _abort(self, arrival: _Arrival, reason: str, detail: str) -> None:
-        session = self._session
-        self._observe(
-            FileAborted(
-                session.connection,
-                session.address,
-                session.user,
-                arrival.shown,
-                arrival.header.size,
-                self._taken,
-                reason,
-                detail,
-                time.monotonic() - arrival.started,
-            )
-        )
+        self._session.aborted(arrival.shown, arrival.header.size, self._taken, reason, detail, arrival.started)
 
     def _idle_deadline(self) -> float:
         return time.monotonic() + self._session.idle_seconds
 
-    def _hit(self, limit: str, detail: str) -> None:
-        self._observe(LimitHit(self._session.address, limit, detail, self._session.user))
-
     def _over_limit(self, limit: str, detail: str) -> NoReturn:
-        self._hit(limit, detail)
+        self._session.hit(limit, detail)
         raise LimitExceededError(detail)
 
 

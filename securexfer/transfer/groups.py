@@ -1,0 +1,97 @@
+"""Complete files, made durable in groups by a worker, so that many small ones share the cost of reaching the disk."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from securexfer.errors import SecurexferError
+from securexfer.net.payload import PARALLEL_BYTES
+
+if TYPE_CHECKING:
+    from securexfer.storage.base import Storage
+    from securexfer.transfer.arrivals import Arrival, Outcome
+    from securexfer.transfer.worker import Job, Worker
+
+# A group is committed when it holds this much, or is this old, or there is nothing more to read. The gain of grouping
+# is nearly whole at 64 files (bench/commit_groups.py), and each holds a descriptor open.
+GROUP_FILES = 64
+GROUP_BYTES = 32 << 20
+GROUP_SECONDS = 0.05
+# Each directory on the way to a file is held open until its group is committed; depth counts as if all differed.
+GROUP_DIRECTORIES = 128
+_GROUPS = 2  # that may be under way; whoever has a third one waits
+
+
+class Groups:
+    """The files of one send that are complete, in the order in which they became so."""
+
+    def __init__(self, storage: Storage, worker: Worker) -> None:
+        self._storage = storage
+        self._worker = worker
+        self._held: list[Arrival] = []
+        self._bytes = 0
+        self._directories = 0
+        self._jobs: list[Job[list[tuple[Arrival, Outcome]]]] = []
+
+    def add(self, arrival: Arrival) -> None:
+        """Take a complete file; commit what is held, if that is enough."""
+        held, size = self._held, arrival.description.size
+        held.append(arrival)
+        self._bytes += size
+        self._directories += len(arrival.description.name.parts) - 1
+        if (
+            len(held) >= GROUP_FILES
+            or self._bytes >= GROUP_BYTES
+            or self._directories >= GROUP_DIRECTORIES
+            or size >= PARALLEL_BYTES
+            or time.monotonic() - held[0].started >= GROUP_SECONDS
+        ):
+            self.commit()
+
+    def commit(self) -> None:
+        """Have what is held made durable; wait, if too many groups before it are not yet."""
+        if not self._held:
+            return
+        while len(self._jobs) >= _GROUPS and not self._jobs[-_GROUPS].wait(1.0):
+            pass
+        held, self._held, self._bytes, self._directories = self._held, [], 0, 0
+        self._jobs.append(self._worker.do(lambda: self._commit(held)))
+
+    def commit_if_idle(self) -> None:
+        """Have what is held made durable, unless others are just being made so: then more may come meanwhile."""
+        if self._held and all(job.done for job in self._jobs):
+            self.commit()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything that `collect` has not returned yet."""
+        return bool(self._jobs or self._held)
+
+    @property
+    def collectable(self) -> bool:
+        """Whether `collect` would return anything at once."""
+        return bool(self._jobs) and self._jobs[0].done
+
+    def collect(self, wait: float = 0.0) -> list[tuple[Arrival, Outcome]]:
+        """Return what has become of files since the last time, in order, waiting so long for a group at most."""
+        found: list[tuple[Arrival, Outcome]] = []
+        while self._jobs and (self._jobs[0].done or (wait and not found and self._jobs[0].wait(wait))):
+            found += self._jobs.pop(0).result()
+        return found
+
+    def _commit(self, group: list[Arrival]) -> list[tuple[Arrival, Outcome]]:
+        """Commit the staged ones, then settle the others: directories come after what is in them."""
+        stagings = [arrival.staging for arrival in group if arrival.staging]
+        results = iter(self._storage.commit(stagings) if stagings else ())
+        committed = [next(results) if arrival.staging else None for arrival in group]
+        return [(arrival, done or _settled(arrival)) for arrival, done in zip(group, committed, strict=True)]
+
+
+def _settled(arrival: Arrival) -> Outcome:
+    try:
+        if arrival.settle is None:
+            return SecurexferError("there is nothing to be done for it")
+        return arrival.settle()
+    except SecurexferError as error:
+        return error

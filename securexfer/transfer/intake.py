@@ -1,0 +1,319 @@
+"""One send as its receiver sees it: each file from its offer to the answer.
+
+Small files are taken where they arrive; the content of large ones is hashed and written by a thread beside, groups are
+made durable by another, and what is here already is hashed by a third.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import time
+from typing import TYPE_CHECKING
+
+from securexfer.errors import (
+    AbortedError,
+    ChangedError,
+    DigestMismatchError,
+    LimitExceededError,
+    PeerTimeoutError,
+    ProtocolError,
+    SecurexferError,
+    StorageFailedError,
+    TruncatedError,
+)
+from securexfer.names import Name
+from securexfer.storage.base import Committed as Stored
+from securexfer.storage.base import Description
+from securexfer.transfer.arrivals import Arrival
+from securexfer.transfer.groups import Groups
+from securexfer.wire import messages
+from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from securexfer.net.frames import Frames
+    from securexfer.storage.base import Offered, Staging, Storage
+    from securexfer.transfer.arrivals import Outcome
+    from securexfer.transfer.session import Session
+    from securexfer.transfer.worker import Job, Worker
+
+EAGER_LIMIT = 256 * 1024  # bytes: what a needless eager file may cost, and no more than one look at the socket brings
+INLINE_BYTES = 1 << 20  # what is hashed sooner than a thread for it would have started
+
+# What the connection does to us, as against what is wrong with one file.
+_ENDS_SESSION = (TruncatedError, PeerTimeoutError, ProtocolError)
+
+
+class Intake:
+    """The files of one send."""
+
+    def __init__(
+        self,
+        frames: Frames,
+        storage: Storage,
+        session: Session,
+        directory: str,
+        committer: Worker,
+        hasher: Worker,
+        wait_for: Callable[[Job[hashlib._Hash]], None],
+    ) -> None:
+        """Take files into `directory`, "" for the user's own; `wait_for` returns when a job is done."""
+        self._frames = frames
+        self._storage = storage
+        self._session = session
+        self._directory = directory + "/" if directory else ""
+        self._hasher = hasher
+        self._wait_for = wait_for
+        self._arrivals: dict[int, Arrival] = {}  # those whose sender has not said its last word, by number
+        self._refused: set[int] = set()  # of others it has not, either; what comes of them is thrown away
+        self._directories: list[Arrival] = []  # that wait for what was offered before them
+        self._over = False
+        self.groups = Groups(storage, committer)
+        self.moving: Arrival | None = None  # whose content is on its way, unless it was refused
+        self.files = self.bytes = 0
+        self.largest_prefix = 0  # bytes that the sender may have to hash before it can go on
+
+    @property
+    def hashing(self) -> bool:
+        """Whether something that is here is being hashed."""
+        return any(arrival.prefix and not arrival.prefix.done for arrival in self._arrivals.values())
+
+    # -- what the sender says ------------------------------------------------------------------------------------
+
+    def offer(self, number: int, offer: messages.Offer) -> None:
+        """Accept or refuse a file, or begin an eager one."""
+        name, flags = self._directory + offer.name, offer.flags
+        arrival = None
+        try:
+            parsed = Name.parse(name, self._session.names)
+            arrival = Arrival(number, Description(parsed, offer.size, offer.mtime_ns, flags & EXECUTABLE != 0))
+            if flags & DIRECTORY:
+                self._await_contents(arrival)
+                return
+            self._arrivals[number] = arrival
+            if offer.size > self._session.largest_file:
+                raise LimitExceededError(f"{offer.size} bytes; the largest file here is {self._session.largest_file}")
+            if flags & EAGER:
+                self._begin_eager(arrival)
+            else:
+                self._consider(arrival, fresh=flags & FRESH != 0)
+        except _ENDS_SESSION:
+            raise
+        except SecurexferError as error:
+            if arrival and not flags & DIRECTORY:
+                self._refuse(arrival, error)
+                return
+            self._session.rejected(name, offer.size, "", error, time.monotonic())
+            self._say_refused(number, error)
+            if not flags & DIRECTORY:
+                self._refused.add(number)
+
+    def start(self, number: int, start: messages.Start) -> None:
+        """Check the proof of what is here already, and take what comes after it."""
+        if number in self._refused:
+            return
+        arrival = self._arrivals[number]
+        offered = arrival.offered
+        if offered is None or start.offset not in {0, offered.have}:
+            raise ProtocolError(f"{start.offset} is neither the beginning nor what was accepted")
+        try:
+            digest = self._proved(arrival, offered, start)
+            if offered.stands and start.offset:
+                arrival.settle = offered.keep
+            else:
+                arrival.offered = None
+                arrival.staging = self._staged(lambda: offered.stage(resume=start.offset != 0))
+            arrival.begin(digest, start.offset)
+            self.moving = arrival
+        except _ENDS_SESSION:
+            raise
+        except SecurexferError as error:
+            self._refuse(arrival, error)
+
+    def data(self, number: int, data: messages.Data) -> None:
+        """Look whether that much may come."""
+        arrival = self._arrivals.get(number)
+        if arrival and arrival.received + data.length > arrival.description.size:
+            raise ProtocolError(f"more bytes came than the {arrival.description.size} that were offered")
+
+    def move(self) -> int:
+        """Take what has arrived of the payload that was announced; return how much."""
+        arrival = self.moving
+        if arrival is None or arrival.content is None:
+            return len(self._frames.take())  # it was refused
+        try:
+            count = arrival.content.move(self._frames)
+        except _ENDS_SESSION:
+            raise
+        except SecurexferError as error:
+            self._refuse(arrival, error)
+            return 1
+        arrival.received += count
+        return count
+
+    def trailer(self, number: int, trailer: messages.Trailer) -> None:
+        """Compare the digest; a file that is right is complete."""
+        self.moving = None
+        arrival = self._arrivals.pop(number, None)
+        if arrival is None:
+            self._refused.discard(number)
+        else:
+            try:
+                self._complete(arrival, trailer.digest)
+            except _ENDS_SESSION:
+                self._arrivals[number] = arrival
+                raise
+            except SecurexferError as error:
+                self._refuse(arrival, error)
+                self._refused.discard(number)
+        self._release_directories()
+
+    def abort(self, number: int, abort: messages.Abort) -> None:
+        """Forget a file."""
+        arrival = self._arrivals.pop(number, None)
+        if arrival:
+            self._refuse(arrival, AbortedError(f"the sender broke it off: {abort.reason}"))
+        self._refused.discard(number)
+        self._release_directories()
+
+    # -- how it is done ------------------------------------------------------------------------------------------
+
+    def _await_contents(self, arrival: Arrival) -> None:
+        arrival.settle = lambda: self._storage.make_directory(arrival.description)
+        self._directories.append(arrival)
+        self._release_directories()
+
+    def _release_directories(self) -> None:
+        """Let those directories be made of which everything that was offered before is complete, or refused."""
+        if self._directories:
+            unfinished = min(next(iter(self._arrivals), self._frames.conversation.last + 1), *self._refused, 1 << 32)
+            while self._directories and self._directories[0].number < unfinished:
+                self.groups.add(self._directories.pop(0))
+
+    def _begin_eager(self, arrival: Arrival) -> None:
+        if arrival.description.size > EAGER_LIMIT:
+            raise ProtocolError(f"{arrival.description.size} bytes are more than may be sent eagerly")
+        arrival.staging = self._staged(lambda: self._storage.stage(arrival.description))
+        arrival.begin(hashlib.sha256(), 0)
+        self.moving = arrival
+
+    def _consider(self, arrival: Arrival, *, fresh: bool) -> None:
+        arrival.offered = offered = self._storage.offer(arrival.description, fresh=fresh)
+        arrival.nonce = os.urandom(16)
+        if offered.have > INLINE_BYTES and not offered.known:
+            arrival.prefix = self._hasher.do(lambda: offered.prefix(self._check_not_over))
+        self.largest_prefix = max(self.largest_prefix, offered.have)
+        self._say(messages.Accept(offered.have, arrival.nonce), arrival.number)
+
+    def _check_not_over(self) -> None:
+        if self._over:
+            raise TruncatedError("the session is over")
+
+    def _staged(self, stage: Callable[[], Staging]) -> Staging:
+        """Stage a file, a second time if descriptors may be what is lacking: the files of the groups hold some."""
+        try:
+            return stage()
+        except StorageFailedError:
+            if not self.groups.busy:
+                raise
+            self.answer_all()
+            return stage()
+
+    def _proved(self, arrival: Arrival, offered: Offered, start: messages.Start) -> hashlib._Hash:
+        """Return the digest of what is here, which the sender has proved to have as well; raise why it is no use."""
+        prefix = hashlib.sha256()
+        if start.offset and arrival.prefix:
+            self._wait_for(arrival.prefix)
+            prefix = arrival.prefix.result()
+        elif start.offset:
+            prefix = offered.prefix(self._check_not_over)
+        if hmac.compare_digest(start.proof, hashlib.sha256(arrival.nonce + prefix.digest()).digest()):
+            return prefix
+        if not start.offset:
+            raise ChangedError("the proof of nothing is wrong")
+        arrival.offered = None
+        raise offered.differs()
+
+    def _complete(self, arrival: Arrival, digest: bytes) -> None:
+        if arrival.content is None or arrival.received != arrival.description.size:
+            raise ProtocolError(f"{arrival.received} bytes came of the {arrival.description.size} that were offered")
+        arrival.sha256 = digest.hex()
+        content, arrival.content = arrival.content, None
+        if not hmac.compare_digest(digest, content.finish()):
+            raise DigestMismatchError("what arrived has another digest than what was sent")
+        if arrival.staging:
+            arrival.staging.seal(digest)
+        self.groups.add(arrival)
+
+    # -- answers -------------------------------------------------------------------------------------------------
+
+    def answer(self, wait: float = 0.0) -> bool:
+        """Tell what has become of complete files; return whether there was any. May wait so long for a group.
+
+        The log comes first, so that it is there also when nobody is left to hear the answer.
+        """
+        said = [self._told(arrival, outcome) for arrival, outcome in self.groups.collect(wait)]
+        if said:
+            self._frames.connection.post(b"".join(said))
+        return bool(said)
+
+    def answer_all(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Commit whatever is complete, and answer for it; call `meanwhile` now and then."""
+        self.groups.commit()
+        while self.groups.busy:
+            self.answer(wait=0.25)
+            self.groups.commit()
+            meanwhile()
+
+    def end(self, error: SecurexferError) -> None:
+        """Let go of what is unfinished: the session ends with this error."""
+        self._over = True
+        self.moving = None
+        for arrival in self._arrivals.values():
+            arrival.let_go(error)
+            self._session.aborted(
+                arrival.name, arrival.description.size, arrival.received, error.reason, error.message, arrival.started
+            )
+
+    def close(self) -> None:
+        """Let the storage go, when all is answered for."""
+        self._storage.close()
+
+    def _told(self, arrival: Arrival, outcome: Outcome) -> bytes:
+        session, description, number = self._session, arrival.description, arrival.number
+        name = arrival.name
+        if not isinstance(outcome, Stored):
+            session.rejected(name, description.size, arrival.sha256, outcome, arrival.started)
+            return self._frames.say(_refusal(outcome), number)
+        if arrival.sha256:
+            self.files += 1
+            self.bytes += description.size
+            session.stored(name, description.size, arrival.sha256, outcome, arrival.started)
+        same = outcome.stored_as == description.name
+        return self._frames.say(
+            messages.Committed(outcome.outcome.value, 0, "" if same else str(outcome.stored_as)), number
+        )
+
+    def _refuse(self, arrival: Arrival, error: SecurexferError) -> None:
+        """Say that a file is not stored, and leave nothing of it."""
+        self._arrivals.pop(arrival.number, None)
+        self._refused.add(arrival.number)
+        if arrival is self.moving:
+            self.moving = None
+        arrival.let_go(error)
+        self._session.rejected(arrival.name, arrival.description.size, arrival.sha256, error, arrival.started)
+        self._say_refused(arrival.number, error)
+
+    def _say_refused(self, number: int, error: SecurexferError) -> None:
+        self._say(_refusal(error), number)
+
+    def _say(self, message: messages.Message, number: int) -> None:
+        self._frames.connection.post(self._frames.say(message, number))
+
+
+def _refusal(error: SecurexferError) -> messages.Refuse:
+    # It is for people, so a long one may lose its end.
+    return messages.Refuse(0, error.reason, error.message.encode()[: messages.MAX_DETAIL].decode(errors="ignore"))

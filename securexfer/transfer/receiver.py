@@ -1,0 +1,252 @@
+"""The side that takes the bytes, in protocol 2: one session after its login, one send after another.
+
+The thread that runs it owns the connection; it reads, answers, and gives signs of life. It never waits for the disk
+without doing that. What a session may hold is bounded: so many open transfers, so many bytes of answers that nobody
+reads; and so is how long it waits: a client that owes us something may be silent for `idle_seconds`, or say Alive for a
+while longer, and content must come at a minimum rate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from securexfer.errors import PeerTimeoutError, ProtocolError, SecurexferError, ShuttingDownError, TruncatedError
+from securexfer.names import Name
+from securexfer.net.payload import MinimumRate
+from securexfer.transfer.intake import EAGER_LIMIT, Intake
+from securexfer.transfer.worker import Bell, Worker
+from securexfer.wire import messages
+from securexfer.wire.messages import EAGER, UNKNOWN
+from securexfer.wire.order import IDLE
+
+if TYPE_CHECKING:
+    import hashlib
+    from collections.abc import Callable
+
+    from securexfer.net.frames import Frames
+    from securexfer.storage.base import Storage
+    from securexfer.transfer.session import Session
+    from securexfer.transfer.worker import Job
+
+WINDOW = 2048  # transfers open at a time: at 50 ms there and back, 40 000 files a second; about 2 MiB
+MAX_UNSENT = 256 * 1024  # bytes of answers that wait for the client to read; then it is not read from any more
+ALIVE_SECONDS = 5.0  # between two signs of life, while the client waits for us
+# A client that hashes what we have, or looks for its files, says Alive: for so long, and longer for more bytes.
+PATIENCE_SECONDS = 60.0
+PATIENCE_RATE = 20_000_000  # bytes a second that a slow disk still reads
+_LOOK_SECONDS = 0.25  # how often a session that waits looks whether the server stops
+
+
+class Receiver:
+    """Runs one session until the client leaves."""
+
+    def __init__(
+        self,
+        frames: Frames,
+        open_storage: Callable[[messages.Put], Storage],
+        session: Session,
+        stopping: Callable[[], bool],
+    ) -> None:
+        """Take the connection; `open_storage` gives what a Put asks for, or raises why not."""
+        self._frames = frames
+        self._connection = frames.connection
+        self._open_storage = open_storage
+        self._session = session
+        self._stopping = stopping
+        self._bell = Bell()
+        self._committer = Worker(self._bell)
+        self._hasher = Worker(self._bell)
+        self._intake: Intake | None = None
+        self._rate: MinimumRate | None = None  # of the content that is on its way, once it had to be waited for
+        self._taken = 0  # bytes of that content
+        self._last_heard = self._last_said = time.monotonic()
+        self._deadline = self._last_heard + session.idle_seconds
+
+    def run(self) -> None:
+        """Receive until the client leaves; raise what ended the session early, when that was said."""
+        problem: SecurexferError = ShuttingDownError("an error inside securexfer")
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._bell.close)
+            stack.callback(self._hasher.close)
+            stack.callback(self._committer.close)
+            try:
+                self._receive()
+            except SecurexferError as error:
+                problem = error
+                raise
+            finally:
+                self._end(problem)
+
+    def _receive(self) -> None:
+        frames, idle = self._frames, self._session.idle_seconds
+        while True:
+            if frames.payload and self._intake:
+                if count := self._intake.move():
+                    self._taken += count
+                    self._deadline = time.monotonic() + idle
+                    continue
+            elif heard := frames.hear():
+                number, message = heard
+                kind = type(message)
+                if kind is not messages.Alive:
+                    self._last_heard = now = time.monotonic()
+                    self._deadline = now + idle
+                self._heard[kind](self, number, message)
+                continue
+            try:
+                if not self._read():
+                    self._wait()
+            except TruncatedError:
+                if frames.conversation.state == IDLE and frames.nothing_begun:
+                    return
+                raise
+
+    def _read(self) -> bool:
+        """Read what has arrived, if anything has. Content of a large file is left for who takes it."""
+        large = self._intake is not None and self._intake.moving is not None and self._intake.moving.large
+        return not (large and self._frames.payload) and self._frames.fill(sparing=large)
+
+    # -- waiting -------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Use the time in which there is nothing to read: commit and answer. Then wait for input."""
+        intake = self._intake
+        if intake:
+            intake.groups.commit_if_idle()
+            if intake.answer():
+                self._spoke()
+        self._relieve()
+        if self._stopping() and not (intake and intake.moving):
+            raise ShuttingDownError("the server is being shut down")
+        if self._frames.conversation.moving:
+            self._rate = self._rate or MinimumRate(self._session.minimum_rate)
+            self._rate.check(self._taken)
+        if time.monotonic() >= self._deadline and not self._owes():
+            raise PeerTimeoutError("the client said nothing for too long")
+        self._bell.hush()
+        if not (intake and intake.groups.collectable):  # its bell may have rung just before it was hushed
+            self._connection.wait(_LOOK_SECONDS, self._bell.descriptor)
+        self._live()
+
+    def _owes(self) -> bool:
+        """Whether it is we who have something to do, and the client waits for it."""
+        return bool(self._intake and self._intake.groups.busy and not self._frames.conversation.owed)
+
+    def _live(self) -> None:
+        """Give a sign of life, if the client waits for us and we have been silent for long."""
+        intake = self._intake
+        if time.monotonic() - self._last_said >= ALIVE_SECONDS and intake and (intake.groups.busy or intake.hashing):
+            self._say(messages.Alive())
+        self._relieve()
+
+    def _relieve(self) -> None:
+        """Do not read more while a client that does not read lets the answers pile up."""
+        if self._connection.unsent > MAX_UNSENT:
+            self._connection.drain(time.monotonic() + self._session.idle_seconds)
+
+    def _wait_for(self, job: Job[hashlib._Hash]) -> None:
+        while not job.wait(_LOOK_SECONDS):
+            self._live()
+
+    def _say(self, message: messages.Message) -> None:
+        self._connection.post(self._frames.say(message))
+        self._last_said = time.monotonic()
+
+    def _spoke(self) -> None:
+        """Note that answers were given: from now on it is the client's turn."""
+        self._last_said = time.monotonic()
+        self._deadline = self._last_said + self._session.idle_seconds
+
+    # -- what the client says --------------------------------------------------------------------------------------
+
+    def _put(self, _number: int, put: messages.Put) -> None:
+        if put.opening:
+            raise ProtocolError("nothing is opened here")
+        directory = str(Name.parse(put.directory, self._session.names)) if put.directory else ""
+        storage = self._open_storage(put)
+        self._intake = Intake(
+            self._frames, storage, self._session, directory, self._committer, self._hasher, self._wait_for
+        )
+        bytes_left, files_left = storage.room()
+        self._frames.conversation.window = WINDOW
+        self._say(
+            messages.Ready(
+                WINDOW,
+                EAGER_LIMIT,
+                self._session.largest_file,
+                UNKNOWN if bytes_left is None else bytes_left,
+                UNKNOWN if files_left is None else files_left,
+                self._session.names.value,
+            )
+        )
+
+    def _offer(self, number: int, offer: messages.Offer) -> None:
+        if self._stopping() and self._intake and not self._intake.moving:
+            raise ShuttingDownError("the server is being shut down")
+        if offer.flags & EAGER:
+            self._rate, self._taken = None, 0
+        self._taking().offer(number, offer)
+        self._relieve()
+
+    def _totals(self, _number: int, _totals: messages.Totals) -> None:
+        """Nothing depends on it: each offer is looked at by itself."""
+
+    def _alive(self, _number: int, _alive: messages.Alive) -> None:
+        patience = PATIENCE_SECONDS + self._taking().largest_prefix / PATIENCE_RATE
+        self._deadline = min(
+            time.monotonic() + self._session.idle_seconds, max(self._deadline, self._last_heard + patience)
+        )
+
+    def _finish(self, _number: int, _finish: messages.Finish) -> None:
+        intake = self._taking()
+        intake.answer_all(self._live)
+        self._say(messages.Summary(intake.files, intake.bytes))
+        intake.close()
+        self._intake = None
+
+    def _taking(self) -> Intake:
+        if self._intake is None:
+            raise ProtocolError("there is no send")  # which the order of messages does not allow
+        return self._intake
+
+    def _start(self, number: int, start: messages.Start) -> None:
+        self._rate, self._taken = None, 0
+        self._taking().start(number, start)
+
+    def _data(self, number: int, data: messages.Data) -> None:
+        self._taking().data(number, data)
+
+    def _trailer(self, number: int, trailer: messages.Trailer) -> None:
+        self._taking().trailer(number, trailer)
+
+    def _abort(self, number: int, abort: messages.Abort) -> None:
+        self._taking().abort(number, abort)
+
+    _heard: dict[type, Any] = {  # noqa: RUF012 - never changed
+        messages.Put: _put,
+        messages.Totals: _totals,
+        messages.Offer: _offer,
+        messages.Start: _start,
+        messages.Data: _data,
+        messages.Trailer: _trailer,
+        messages.Abort: _abort,
+        messages.Finish: _finish,
+        messages.Alive: _alive,
+    }
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def _end(self, problem: SecurexferError) -> None:
+        """Let go of what is unfinished, answer for what is complete, and say why it is over."""
+        intake = self._intake
+        with contextlib.suppress(TruncatedError, PeerTimeoutError):
+            if intake:
+                try:
+                    intake.end(problem)
+                    intake.answer_all()
+                finally:
+                    intake.close()
+            if not isinstance(problem, TruncatedError):
+                self._say(messages.Refuse(0, problem.reason, problem.message[: messages.MAX_DETAIL // 4]))

@@ -1,0 +1,428 @@
+"""The side that has the bytes, in protocol 2: offer, send what is wanted, and wait until it is committed.
+
+Small files are sent with their offers once the receiver has said a few times that it has nothing of them; of all others
+the offers go ahead, so that the answer is here when their turn comes. Success is only what the receiver committed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from securexfer.errors import (
+    ChangedError,
+    NameTakenError,
+    PeerTimeoutError,
+    ProtocolError,
+    SecurexferError,
+    SkippedError,
+    SourceError,
+    TruncatedError,
+    refusal,
+)
+from securexfer.names import show
+from securexfer.net.payload import BUFFER_SIZE, Buffer
+from securexfer.transfer.sources import SourceFile
+from securexfer.wire import messages
+from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH, MAX_DATA, UNKNOWN
+from securexfer.wire.order import IDLE, REFUSED
+
+if TYPE_CHECKING:
+    from securexfer.net.frames import Frames
+    from securexfer.transfer.items import Item
+    from securexfer.transfer.limiting import Limit
+    from securexfer.transfer.sending import Sending
+
+EAGER_AFTER = 8  # answers in a row that nothing is there: then the next files are probably new as well
+FIRST_OFFERS = 64  # without an answer; one more for each answer, so that no line has to be waited for
+ALIVE_SECONDS = 5.0  # between two signs of life while we hash what the receiver says it has
+_LISTEN_BYTES = 1 << 20  # how much may be sent before looking whether the receiver has said something
+
+
+class Sender:
+    """Sends over one connection, after the login."""
+
+    def __init__(self, frames: Frames, sending: Sending) -> None:
+        self._frames = frames
+        self._connection = frames.connection
+        self._conversation = frames.conversation
+        self._sending = sending
+        self._wishes = sending.wishes
+        self._watcher = sending.watcher
+        self._items: dict[int, Item] = {}  # those that are open
+        self._accepted: deque[tuple[int, messages.Accept]] = deque()
+        self._aborts: deque[int] = deque()  # those that the receiver has refused before our last word
+        self._unanswered: set[int] = set()
+        self._ahead = FIRST_OFFERS
+        self._new_in_a_row = 0
+        self._counted = False
+        self._is_ready = False
+        self._eager_limit = 0
+        self._unheard = 0
+        self._last_heard = self._last_said = time.monotonic()
+        self._buffer = Buffer(self._send)
+        self._prefix_length = len(sending.directory) + 1 if sending.directory else 0
+
+    @property
+    def progressed(self) -> bool:
+        """Whether the receiver has committed to anything on this connection."""
+        return self._conversation.last > len(self._conversation.open)
+
+    def run(self) -> None:
+        """Send everything; raise what ended it. What became of each item stands in it."""
+        try:
+            self._put()
+            self._send_all()
+            if not self._counted:
+                self._count()
+            self._say(messages.Finish())
+            self._buffer.flush()
+            while self._conversation.state != IDLE:
+                self._listen()
+        except (TruncatedError, PeerTimeoutError):
+            self._hear_the_last()
+            raise
+        finally:
+            self._sending.take_back([item for item in self._items.values() if item.open])
+            for item in self._items.values():
+                if item.error or item.outcome:  # known, but the server's answer to it did not come
+                    self._watcher.ended(item)
+
+    def _put(self) -> None:
+        sending = self._sending
+        put = messages.Put(
+            sending.send_id, self._wishes.on_conflict or "default", 0, UNKNOWN, UNKNOWN, sending.directory
+        )
+        self._say(put)
+        self._buffer.flush()
+        while not self._is_ready:
+            self._listen()
+
+    def _send_all(self) -> None:
+        while True:
+            self._offer()
+            self._say_aborts()
+            if self._accepted:
+                self._send_accepted(*self._accepted.popleft())
+            elif self._conversation.owed:
+                self._buffer.flush()
+                self._listen()
+            elif not self._aborts and self._sending.over:
+                return
+            elif len(self._items) >= self._conversation.window:
+                self._buffer.flush()
+                self._listen()
+
+    def _count(self) -> None:
+        self._counted = True
+        self._say(messages.Totals(self._sending.files, self._sending.bytes))
+
+    # -- offers --------------------------------------------------------------------------------------------------
+
+    def _offer(self, *, between: bool = False) -> None:
+        """Offer as much as the window allows; small files with their content, unless `between` a large one's."""
+        sending, window = self._sending, self._conversation.window
+        while len(self._items) < window and len(self._unanswered) < self._ahead:
+            if self._accepted and not between:
+                return  # content that is wanted goes first
+            item = sending.following()
+            if item is None:
+                if self._sending.over and not self._counted and not between:
+                    self._count()
+                return
+            self._offer_one(item, eager=not between and self._new_in_a_row >= EAGER_AFTER)
+
+    def _offer_one(self, item: Item, *, eager: bool) -> None:
+        fresh = bool(self._sending.fresh) and item in self._sending.fresh
+        if item.directory:
+            if not self._wishes.dry_run:
+                self._announce(item, DIRECTORY)
+        elif eager and item.size <= self._eager_limit and not fresh and not self._wishes.dry_run:
+            self._send_eagerly(item)
+        else:
+            self._unanswered.add(self._announce(item, FRESH if fresh else 0))
+
+    def _announce(self, item: Item, flags: int) -> int:
+        number = self._conversation.last + 1
+        self._items[number] = item
+        name = item.name[self._prefix_length :]
+        flags |= EXECUTABLE if item.executable else 0
+        self._say(messages.Offer(flags, item.size, item.mtime_ns, name), number)
+        return number
+
+    def _send_eagerly(self, item: Item) -> None:
+        """Send a small file with its offer; as it is when it is opened, so nothing was promised before that."""
+        try:
+            source = SourceFile(item.path, item.identity)
+        except SourceError as error:
+            self._fail(item, error)
+            return
+        try:
+            if source.size > self._eager_limit:  # it has grown
+                self._unanswered.add(self._announce(item, 0))
+                return
+            item.size, item.mtime_ns = source.size, source.mtime_ns
+            number = self._announce(item, EAGER)
+            self._send_content(number, item, source, hashlib.sha256(), 0)
+        finally:
+            source.close()
+
+    def _fail(self, item: Item, error: SecurexferError) -> None:
+        item.error = error
+        self._watcher.ended(item)
+
+    # -- content -------------------------------------------------------------------------------------------------
+
+    def _send_accepted(self, number: int, accept: messages.Accept) -> None:
+        if self._conversation.open[number] == REFUSED:
+            return
+        item = self._items[number]
+        if accept.offset > item.size:
+            raise ProtocolError(f"the server has {accept.offset} of {item.size} bytes of {show(item.name)!r}")
+        if self._wishes.dry_run and (accept.offset < item.size or not item.size):
+            item.outcome = "offered"
+            self._abort(number, "DRY-RUN")
+            return
+        try:
+            source = SourceFile(item.path, item.identity)
+        except SourceError as error:
+            item.error = error
+            self._abort(number, error.reason)
+            return
+        try:
+            if (source.size, source.mtime_ns) != (item.size, item.mtime_ns):
+                raise SourceError(f"{show(str(item.path))} changed before it was sent")
+            digest = self._begin(number, item, source, accept)
+            if digest:
+                self._send_content(number, item, source, digest, accept.offset)
+        except SourceError as error:
+            item.error = error
+            self._abort(number, error.reason)
+        finally:
+            source.close()
+
+    def _begin(self, number: int, item: Item, source: SourceFile, accept: messages.Accept) -> hashlib._Hash | None:
+        """Say Start with the proof; return the digest so far, or None if the trailer was said with it."""
+        offset = accept.offset
+        known = self._sending.known_digest(source) if offset == item.size and offset else None
+        digest = hashlib.sha256()
+        if known is None and offset:
+            self._hash_prefix(source, digest, offset)
+        prefix = known or digest.digest()
+        self._say(messages.Start(offset, hashlib.sha256(accept.nonce + prefix).digest()), number)
+        if offset:
+            item.resumed = item.sent = offset
+            self._watcher.sent(item, offset)
+        if known is None:
+            return digest
+        item.sha256 = known.hex()
+        self._end_with(number, messages.Trailer(known))
+        return None
+
+    def _hash_prefix(self, source: SourceFile, digest: hashlib._Hash, left: int) -> None:
+        scratch = memoryview(bytearray(min(BUFFER_SIZE, left)))
+        self._buffer.flush()
+        while left:
+            count = source.read_into(scratch[: min(left, BUFFER_SIZE)])
+            if not count:
+                raise SourceError(f"{show(str(source.path))} became shorter while it was being sent")
+            digest.update(scratch[:count])
+            left -= count
+            self._live()
+
+    def _live(self) -> None:
+        if time.monotonic() - self._last_said >= ALIVE_SECONDS:
+            self._say(messages.Alive())
+            self._buffer.flush()
+            self._hear()
+
+    def _send_content(self, number: int, item: Item, source: SourceFile, digest: hashlib._Hash, offset: int) -> None:
+        """Send what comes after `offset`, and the trailer; an Abort if the receiver or the source do not want to."""
+        left = item.size - offset
+        if left >= BUFFER_SIZE:
+            # Pages of the file then come to lie on pages of the buffer, and whole buffers in whole records: a tenth
+            # less work on both sides, for one short record more for each frame.
+            self._buffer.flush()
+        while left:
+            length = min(left, MAX_DATA)
+            self._append_data(number, length)
+            if not self._send_payload(item, source, digest, length):
+                item.error = SourceError(f"{show(str(source.path))} became shorter while it was being sent")
+                self._abort(number, item.error.reason)
+                return
+            left -= length
+            if number in self._aborts:
+                return
+            if left:
+                self._offer(between=True)
+        try:
+            source.check_unchanged()
+        except SourceError as error:
+            item.error = error
+            self._abort(number, error.reason)
+            return
+        found = digest.digest()
+        item.sha256 = found.hex()
+        self._sending.digests.add(source.found, found, source.opened_ns)
+        self._end_with(number, messages.Trailer(found))
+
+    def _append_data(self, number: int, length: int) -> None:
+        self._conversation.note("client", messages.Data, number)
+        self._buffer.append(messages.encode_data(number, length))
+        if length >= BUFFER_SIZE:
+            self._buffer.flush()
+
+    def _send_payload(self, item: Item, source: SourceFile, digest: hashlib._Hash, length: int) -> bool:
+        """Send one frame's payload; with zeros, and False, if the source ends before it."""
+        while length:
+            filled = self._buffer.fill_from(source.read_into, length)
+            if not filled:
+                for left in range(length, 0, -BUFFER_SIZE):
+                    self._buffer.append(bytes(min(left, BUFFER_SIZE)))
+                return False
+            digest.update(filled)
+            length -= len(filled)
+            item.sent += len(filled)
+            self._watcher.sent(item, len(filled))
+        return True
+
+    def _abort(self, number: int, reason: str) -> None:
+        self._end_with(number, messages.Abort(reason))
+
+    def _end_with(self, number: int, word: messages.Trailer | messages.Abort) -> None:
+        """Say our last word about a transfer; it may have been the last of all."""
+        self._say(word, number)
+        if number not in self._conversation.open:
+            if number in self._aborts:
+                self._aborts.remove(number)
+            self._close(number)
+
+    def _say_aborts(self) -> None:
+        while self._aborts:
+            self._abort(self._aborts[0], "REFUSED")
+
+    # -- what is heard -------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Take what has come; if that is nothing, wait for it."""
+        while not self._hear():
+            left = self._last_heard + self._wishes.timeout - time.monotonic()
+            if left <= 0 or not self._connection.has_input(left):
+                raise PeerTimeoutError(f"the server said nothing for {self._wishes.timeout:.0f} seconds")
+
+    def _hear(self) -> bool:
+        """Take what has come, without waiting; return whether anything has."""
+        self._unheard = 0
+        frames = self._frames
+        anything = False
+        while True:
+            heard = frames.hear()
+            if heard:
+                anything = True
+                number, message = heard
+                self._heard[type(message)](self, number, message)
+            elif not frames.fill():
+                break
+        if anything:
+            self._last_heard = time.monotonic()
+        return anything
+
+    def _hear_the_last(self) -> None:
+        """Take what the receiver may have said before it left."""
+        try:
+            self._hear()
+        except TruncatedError:
+            return
+
+    def _accept(self, number: int, accept: messages.Accept) -> None:
+        self._unanswered.discard(number)
+        self._ahead += 1
+        if accept.offset:
+            self._new_in_a_row = 0
+        else:
+            self._new_in_a_row += 1
+        if self._items[number].error is None:
+            self._accepted.append((number, accept))
+
+    def _committed(self, number: int, committed: messages.Committed) -> None:
+        item = self._items[number]
+        if committed.outcome == "unchanged":
+            self._new_in_a_row = 0
+        item.outcome, item.stored_as = committed.outcome, committed.stored_as or item.name
+        self._close(number)
+
+    def _refuse(self, number: int, refuse: messages.Refuse) -> None:
+        if not number:
+            raise refusal(refuse.reason, f"the server ended the session: {show(refuse.detail)}")
+        self._unanswered.discard(number)
+        item = self._items[number]
+        error = refusal(refuse.reason, f"the server did not store {show(item.name)!r}: {show(refuse.detail)}")
+        if isinstance(error, NameTakenError | SkippedError | ChangedError):
+            self._new_in_a_row = 0  # there is something already
+        if isinstance(error, ChangedError) and item not in self._sending.fresh:
+            self._sending.fresh.add(item)
+        elif isinstance(error, SkippedError) and self._wishes.on_conflict == "skip":
+            item.outcome = "skipped"
+        elif item.open:
+            item.error = error
+        if number in self._conversation.open:
+            self._aborts.append(number)
+        else:
+            self._close(number)
+
+    def _close(self, number: int) -> None:
+        """Both sides have said their last word about a transfer."""
+        item = self._items.pop(number)
+        if item.open:  # it is to be offered anew
+            self._sending.take_back([item])
+        else:
+            self._watcher.ended(item)
+
+    def _become_ready(self, _number: int, ready: messages.Ready) -> None:
+        self._conversation.window = ready.window
+        self._eager_limit = ready.eager
+        self._is_ready = True
+
+    def _ignore(self, _number: int, _message: messages.Alive | messages.Summary) -> None:
+        """Nothing follows from it but that the server is there; what may come next, the conversation knows."""
+
+    _heard: dict[type, Any] = {  # noqa: RUF012 - never changed
+        messages.Ready: _become_ready,
+        messages.Accept: _accept,
+        messages.Committed: _committed,
+        messages.Refuse: _refuse,
+        messages.Summary: _ignore,
+        messages.Alive: _ignore,
+    }
+
+    # -- the line ------------------------------------------------------------------------------------------------
+
+    def _say(self, message: messages.Message, number: int = 0) -> None:
+        self._buffer.append(self._frames.say(message, number))
+
+    def _send(self, held: memoryview) -> None:
+        limit = self._sending.limit
+        for start in range(0, len(held), limit.piece if limit else len(held)):
+            piece = held[start : start + limit.piece] if limit else held
+            self._connection.send(piece, self._deadline(), self._hear_in_between)
+            self._last_said = time.monotonic()
+            self._unheard += len(piece)
+            if limit:
+                self._keep_to(limit, len(piece))
+        if self._unheard >= _LISTEN_BYTES:
+            self._hear()
+
+    def _keep_to(self, limit: Limit, count: int) -> None:
+        until = limit.next_after(count)
+        while (left := until - time.monotonic()) > 0:
+            if self._connection.has_input(left):
+                self._hear()
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._wishes.timeout
+
+    def _hear_in_between(self) -> float | None:
+        """Listen while there is no room to send; a sign of life of the server puts the deadline off."""
+        return self._deadline() if self._hear() else None

@@ -1,0 +1,116 @@
+"""Work that takes long, beside the connection: commits and hashing, so that the connection's owner can go on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Result = TypeVar("Result")
+
+
+class Job(Generic[Result]):
+    """Something to do, and once it is done, what came of it."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self._work = work
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Do it; never raises."""
+        try:
+            self._result = self._work()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            self._error = error
+        self._over.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for it so long at most; return whether it is done."""
+        return self._over.wait(seconds)
+
+    @property
+    def done(self) -> bool:
+        """Whether it is."""
+        return self._over.is_set()
+
+    def result(self) -> Result:
+        """Return what came of it, or raise what it raised. Call it when it is done."""
+        if self._error:
+            raise self._error
+        return self._result  # type: ignore[return-value]  # it is done, so that there is one
+
+
+class Bell:
+    """Wakes a thread that waits in `poll`, from another."""
+
+    def __init__(self) -> None:
+        self.descriptor, self._in = os.pipe()
+        os.set_blocking(self.descriptor, False)
+        os.set_blocking(self._in, False)
+
+    def ring(self) -> None:
+        """Wake whoever waits for `descriptor`."""
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes as well
+            os.write(self._in, b".")
+
+    def hush(self) -> None:
+        """Have it rung no more, until the next time."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.descriptor, 4096)
+
+    def close(self) -> None:
+        """Let it go; nobody may ring it any more."""
+        os.close(self.descriptor)
+        os.close(self._in)
+
+
+class Worker:
+    """Does jobs in order, in a thread of its own, which is started with the first; each rings the bell at its end.
+
+    Where no thread is to be had, a job is done at once, by whoever hands it over.
+    """
+
+    def __init__(self, bell: Bell) -> None:
+        self._bell = bell
+        self._jobs: SimpleQueue[Job[object] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def do(self, work: Callable[[], Result]) -> Job[Result]:
+        """Have something done."""
+        job = Job(work)
+        if self._start():
+            self._jobs.put(job)  # type: ignore[arg-type]  # the thread does not look at the result
+        else:
+            job.run()
+            self._bell.ring()
+        return job
+
+    def close(self) -> None:
+        """Wait until all is done."""
+        if self._thread:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _start(self) -> bool:
+        if self._thread:
+            return True
+        thread = threading.Thread(target=self._run, daemon=True, name="worker")
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads, or no memory for one
+            return False
+        self._thread = thread
+        return True
+
+    def _run(self) -> None:
+        while job := self._jobs.get():
+            job.run()
+            self._bell.ring()
