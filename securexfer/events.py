@@ -213,6 +213,15 @@ class KeyNotice(Event):
 
 
 @dataclass(frozen=True)
+class StorageNotice(Event):
+    """Files are stored less safely, or more slowly, than they could be; `detail` says why."""
+
+    kind: ClassVar[str] = "store.warn"
+    level: ClassVar[str] = "warning"
+    detail: str
+
+
+@dataclass(frozen=True)
 class PrivilegeNotice(Event):
     """The server has rights that it does not need; `detail` says which, and how to take them away."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import ipaddress
 import os
 import re
@@ -36,10 +37,19 @@ from securexfer.storage.base import OnConflict
 
 if TYPE_CHECKING:
     from securexfer.certificates import ServerCertificate
+    from securexfer.events import StorageNotice
     from securexfer.identity import Identity
     from securexfer.server import Server
+    from securexfer.storage.local import Inbox
 
 _DESCRIPTORS = 65_536  # 512 sessions, each with a connection, an inbox and a group of unfinished files
+
+
+class Durability(enum.StrEnum):
+    """What an acknowledged file survives: whatever happens to the machine, or the end of the server alone."""
+
+    FULL = "full"
+    NONE = "none"
 
 
 def parse_mode(text: str) -> int:
@@ -63,6 +73,10 @@ def serve(
     on_conflict: Annotated[
         OnConflict, typer.Option("--on-conflict", help="When other content stands under the name.")
     ] = OnConflict.REFUSE,
+    allow_conflict: Annotated[
+        list[OnConflict] | None,
+        typer.Option("--allow-conflict", help="What a sender may ask for instead; repeatable. Default: all."),
+    ] = None,
     names: Annotated[
         NamePolicy, typer.Option("--names", help="Refuse also names that other systems cannot hold: portable.")
     ] = NamePolicy.NATIVE,
@@ -83,6 +97,9 @@ def serve(
         int, typer.Option("--dir-mode", metavar="MODE", parser=parse_mode, help="Mode of directories made.")
     ] = "0700",  # type: ignore[assignment]
     group: Annotated[str | None, typer.Option("--group", help="Group of what is stored.")] = None,
+    durability: Annotated[
+        Durability, typer.Option("--durability", help="none: a power cut loses files that were acknowledged.")
+    ] = Durability.FULL,
     grace: Annotated[
         float,
         typer.Option(
@@ -126,7 +143,17 @@ def serve(
     from securexfer.storage.local import Inbox, Rules
 
     place = Home.find(context, home)
-    rules = Rules(on_conflict, names, file_mode, dir_mode, _group_id(group), quota, reserve)
+    rules = Rules(
+        on_conflict,
+        names,
+        file_mode,
+        dir_mode,
+        _group_id(group),
+        quota,
+        reserve,
+        _allowed(on_conflict, allow_conflict),
+        durability is Durability.FULL,
+    )
     limits = Limits(
         handshakes=max_handshakes,
         handshakes_per_source=max_handshakes_per_source,
@@ -160,7 +187,7 @@ def serve(
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         addresses = _addresses(listeners, own_names)
         _announce(identity.certificate, addresses, store.path)
-        serving_as.warn(notices, log)
+        serving_as.warn([*notices, *_of_storage(store)], log)
         log.write(ServerStarted(tuple(addresses), str(store.path)))
         finished = server.run()
         logins.finish()
@@ -179,6 +206,29 @@ def register(app: typer.Typer) -> None:
 def _look_again(identity: Identity, server: Server) -> None:
     identity.hurry()
     server.wake()
+
+
+def _allowed(on_conflict: OnConflict, allow_conflict: list[OnConflict] | None) -> frozenset[OnConflict]:
+    """Return the policies that a sender may ask for. Raises UsageError if the server's own is not among them."""
+    allowed = frozenset(allow_conflict or OnConflict)
+    if on_conflict not in allowed:
+        raise UsageError(
+            f"--on-conflict {on_conflict} is the server's own policy, and --allow-conflict leaves it out",
+            hint=f"Allow it, too: --allow-conflict {on_conflict}",
+        )
+    return allowed
+
+
+def _of_storage(inbox: Inbox) -> list[StorageNotice]:
+    """Return what whoever starts the server should know of where the files go."""
+    from securexfer.events import StorageNotice
+
+    told = (
+        []
+        if inbox.rules.durable
+        else ["--durability none: files are acknowledged before they are on disk, and a power cut loses them"]
+    )
+    return [StorageNotice(text) for text in [*told, *inbox.notices]]
 
 
 def _group_id(group: str | None) -> int | None:

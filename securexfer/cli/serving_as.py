@@ -14,7 +14,10 @@ from securexfer.errors import ConfigurationError
 from securexfer.events import PrivilegeNotice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from securexfer.cli.log import Log
+    from securexfer.events import StorageNotice
     from securexfer.privileges import ServiceUser
 
 _OWN_PLACE = Path("/srv/securexfer")  # for a server whose files are where people's are
@@ -50,8 +53,8 @@ def become(user: ServiceUser | None, certs: Path, users: Path, inbox: Path) -> l
     return [PrivilegeNotice(text) for text in told]
 
 
-def warn(notices: list[PrivilegeNotice], log: Log) -> None:
-    """Tell what `become` returned: the person who starts the server, then, on lines of its own, the log's reader."""
+def warn(notices: Sequence[PrivilegeNotice | StorageNotice], log: Log) -> None:
+    """Tell what `become` returned, and the like: whoever starts the server, then, on its own lines, the log."""
     for notice in notices:
         note(f"WARNING: {notice.detail}")
     for notice in notices:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    import hashlib
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
@@ -86,6 +85,18 @@ class Staging(Protocol):
         ...
 
 
+class Prefix(Protocol):
+    """SHA-256, as far as it has come: as of hashlib, but what is known of a whole file without it can only be asked."""
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of the bytes so far."""
+        ...
+
+    def update(self, data: memoryview, /) -> None:
+        """Go on with the bytes that follow, where some may."""
+        ...
+
+
 class Offered(Protocol):
     """A file that was offered, with room for it set aside, until it is staged, kept or dropped."""
 
@@ -93,7 +104,7 @@ class Offered(Protocol):
     def have(self) -> int:
         """So many of its first bytes may be here already: the sender has to prove that they are the same.
 
-        All of them, if a file of that size stands under the name.
+        All of them if a file of that size stands under the name, and only then.
         """
         ...
 
@@ -107,15 +118,15 @@ class Offered(Protocol):
         """Whether their digest is known, so that `prefix` takes no time."""
         ...
 
-    def prefix(self, tick: Callable[[], None]) -> hashlib._Hash:
-        """Return SHA-256, as far as it has come, over those bytes. Takes as long as reading them; `tick` runs often.
+    def prefix(self, tick: Callable[[], None]) -> Prefix:
+        """Return SHA-256 over those bytes. Takes as long as reading them; `tick` runs often.
 
-        May be called from another thread. Raises StorageFailedError.
+        What stands is durable then. May be called from another thread. Raises StorageFailedError, and the like.
         """
         ...
 
     def keep(self) -> Committed:
-        """Say that the whole file was proved to be the one that stands there: it is unchanged."""
+        """Say that the whole file was proved, by its `prefix`, to be the one that stands there: it is unchanged."""
         ...
 
     def differs(self) -> SecurexferError:
@@ -126,7 +137,7 @@ class Offered(Protocol):
         ...
 
     def stage(self, *, resume: bool) -> Staging:
-        """Begin to take the bytes: those after `have`, or all of them."""
+        """Begin to take the bytes: those after `have`, or all. Raises what `Storage.offer` raises, and BusyError."""
         ...
 
     def drop(self) -> None:

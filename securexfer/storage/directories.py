@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 from securexfer.storage.failures import errno_name, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
     from pathlib import Path
 
     from securexfer.names import Name
-    from securexfer.storage.local import Rules
-
-    Claim = Callable[[int, str], contextlib.AbstractContextManager[bool]]
+    from securexfer.storage.local import Inbox, Rules
 
 OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TRUST_SECONDS = 0.05  # as old as a group of files may become before it is committed
 
 
 def open_root(path: Path, rules: Rules, *, follow: bool = False) -> int:
@@ -34,7 +35,7 @@ def open_root(path: Path, rules: Rules, *, follow: bool = False) -> int:
     try:
         handle, made = enter(above, path.name, rules)
         if made:
-            os.fsync(above)
+            sync(above, rules)
     finally:
         os.close(above)
     return handle
@@ -55,6 +56,53 @@ def enter(above: int, part: str, rules: Rules) -> tuple[int, bool]:
     return handle, True
 
 
+def walk(home: int, parts: Sequence[str]) -> int:
+    """Return a handle on a directory below `home`, or on `home` itself. Raises OSError where there is none."""
+    handle = os.dup(home)
+    for part in parts:
+        try:
+            below = os.open(part, OPEN, dir_fd=handle)
+        finally:
+            os.close(handle)
+        handle = below
+    return handle
+
+
+class Finder:
+    """Says what stands under the names of one user. Used by one thread.
+
+    The directory of the last name is kept open: the next one is in it, most of the time. It is opened anew after a
+    moment, so that what was moved away meanwhile is not looked into any longer than a walk there could have taken.
+    """
+
+    def __init__(self, home: int) -> None:
+        self._home = home
+        self._parts: tuple[str, ...] = ()
+        self._handle: int | None = None
+        self._until = 0.0
+
+    def find(self, name: Name) -> os.stat_result | None:
+        """Return what stands under a name, if anything. Raises OSError."""
+        parts = name.parts[:-1]
+        try:
+            if not parts:
+                return os.stat(name.parts[-1], dir_fd=self._home, follow_symlinks=False)
+            now = time.monotonic()
+            if self._handle is None or parts != self._parts or now >= self._until:
+                self.close()
+                self._handle = walk(self._home, parts)
+                self._parts, self._until = parts, now + _TRUST_SECONDS
+            return os.stat(name.parts[-1], dir_fd=self._handle, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def close(self) -> None:
+        """Let the directory go."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
 def set_access(descriptor: int, group: int | None, mode: int) -> None:
     """Give what is open to a group, with exactly this mode, whatever the umask says."""
     if group is not None:
@@ -71,10 +119,10 @@ def sync(directory: int, rules: Rules) -> None:
 class Handles:
     """The directories of one group of files: each walked and made once, synced together, closed together."""
 
-    def __init__(self, home: int, rules: Rules, claim: Claim) -> None:
-        """Take the user's directory; `claim` is Inbox.claim."""
-        self._rules = rules
-        self._claim = claim
+    def __init__(self, inbox: Inbox, home: int) -> None:
+        """Take the inbox and, in it, the user's directory."""
+        self._inbox = inbox
+        self._rules = inbox.rules
         self._open: dict[tuple[str, ...], int] = {(): home}
         self._made: list[tuple[int, str, tuple[int, int]]] = []
         self._touched: set[int] = set()
@@ -124,7 +172,7 @@ class Handles:
         if parts in self._open:
             return self._open[parts]
         above = self._home_or_below(name, depth - 1)
-        with self._claim(above, parts[-1]) as free:
+        with self._inbox.claim(above, parts[-1]) as free:
             if not free:
                 raise taken(name, f"a name that other systems cannot tell from {parts[-1]!r} stands there")
             handle, made = enter(above, parts[-1], self._rules)

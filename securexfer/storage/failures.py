@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from typing import TYPE_CHECKING
 
@@ -11,25 +10,43 @@ from securexfer.names import show
 from securexfer.storage.base import OnConflict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
+    from securexfer.errors import SecurexferError
     from securexfer.names import Name
 
 
-@contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Turn an OSError of the block into NoSpaceError, NameTakenError, UnsafeNameError or StorageFailedError."""
-    try:
-        yield
-    except OSError as error:
-        said = f"{what} was not stored: "
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise NoSpaceError(f"{said}no room on the server's disk ({errno_name(error)})") from error
-        if error.errno in {errno.ENOTDIR, errno.ELOOP}:
-            raise NameTakenError(f"{said}a part of its path is not a directory") from error
-        if error.errno == errno.ENAMETOOLONG:
-            raise UnsafeNameError(f"{said}the name is too long for the server's disk") from error
-        raise StorageFailedError(f"{said}{errno_name(error)}") from error
+class Translated:
+    """Turns an OSError of its block into NoSpaceError, NameTakenError, UnsafeNameError or StorageFailedError.
+
+    A class with slots, as it is entered several times for each file.
+    """
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: Name | str) -> None:
+        """Say what was to be done: store a file of that name, or, in words, what was to be stored."""
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Nothing is done until something fails."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            raise _translation(error, self._what) from error
+
+
+def _translation(error: OSError, what: Name | str) -> SecurexferError:
+    said = f"{what if isinstance(what, str) else repr(show(str(what)))} was not stored: "
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return NoSpaceError(f"{said}no room on the server's disk ({errno_name(error)})")
+    if error.errno in {errno.ENOTDIR, errno.ELOOP}:
+        return NameTakenError(f"{said}a part of its path is not a directory")
+    if error.errno == errno.ENAMETOOLONG:
+        return UnsafeNameError(f"{said}the name is too long for the server's disk")
+    return StorageFailedError(f"{said}{errno_name(error)}")
 
 
 def taken(name: Name, why: str, policy: OnConflict = OnConflict.REFUSE) -> NameTakenError | SkippedError:

@@ -13,27 +13,25 @@ import contextlib
 import errno
 import itertools
 import os
-import shlex
 import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from securexfer.errors import ConfigurationError
-from securexfer.files import check_not_shared
 from securexfer.names import STAGING_NAME, NamePolicy
-from securexfer.storage import directories
+from securexfer.storage import directories, root
 from securexfer.storage.base import OnConflict
-from securexfer.storage.failures import translated
+from securexfer.storage.failures import Translated
 from securexfer.storage.folding import FoldedNames
-from securexfer.storage.publishing import UserStorage
+from securexfer.storage.index import Index
+from securexfer.storage.ledger import Ledger
+from securexfer.storage.partials import Partials
 from securexfer.storage.space import FreeSpace, Usage
+from securexfer.storage.user import UserStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-LOCK_NAME = ".securexfer-lock"  # in the root, which no peer can name a file in: users' directories are there
-_CREATE = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # link(2): what says that there are none
 
 
@@ -64,31 +62,35 @@ class Inbox:
 
         Sets the process's umask. Raises ConfigurationError if the root is a link, ``/``, a home directory or what
         holds some, in use by another server, or on a disk that could not store a file as the rules want it.
+        What its administrator should know beside, is in `notices`.
         """
         self.path = path
         self.rules = rules
         self._folded = FoldedNames() if rules.names is NamePolicy.PORTABLE else None
         self._usages: dict[str, Usage] = {}
         self._numbers = itertools.count(1)
-        _refuse_precious(path)
-        _refuse_link(path)
+        root.refuse_precious(path)
+        root.refuse_link(path)
         os.umask(0o077)  # each mode is set to the bit later; until then what we make is ours to use, and only ours
         with contextlib.ExitStack() as stack:
-            with self._explained():
+            with root.explained(path):
                 self._root = directories.open_root(path, rules)
                 stack.callback(os.close, self._root)
-                self._refuse_shared()
-                stack.callback(os.close, self._lock())
+                root.refuse_shared(path, self._root, rules.directory_mode)
+                stack.callback(os.close, root.lock(path, self._root))
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(STAGING_NAME, 0o700, dir_fd=self._root)
                 self._staging = os.open(STAGING_NAME, directories.OPEN, dir_fd=self._root)
                 stack.callback(os.close, self._staging)
-                # Only ever unlinked, never opened: one may be a published file (a crash between link and unlink).
-                for leftover in os.listdir(self._staging):  # noqa: PTH208 - by handle
-                    os.unlink(leftover, dir_fd=self._staging)
+                ledger = Ledger(path.absolute(), durable=rules.durable)
+                stack.callback(ledger.close)
+                self.index = Index(ledger)
+                self.partials = Partials(ledger, self._staging)
+                self.partials.sweep()
                 self._rehearse()
             self.space = FreeSpace(self._root, rules.reserve)
             self._held = stack.pop_all()
+        self.notices = [ledger.notice] if ledger.notice else []
 
     def for_user(self, user: str, *, policy: OnConflict | None = None, send_id: bytes = b"") -> UserStorage:
         """Return the part of the inbox that is `user`'s, for one send, making its directory where missing.
@@ -97,7 +99,10 @@ class Inbox:
         which is the same when a send is tried again, large files are kept to be resumed.
         Raises NameTakenError (a link or a file stands there), StorageFailedError or NoSpaceError.
         """
-        with translated("the user's directory"):
+        for whose, size in self.partials.expire():
+            if whose in self._usages:
+                self._usages[whose].settle(0, -size)
+        with Translated("the user's directory"):
             home, made = directories.enter(self._root, user, self.rules)
             try:
                 if made:
@@ -108,12 +113,17 @@ class Inbox:
         usage = None
         if self.rules.quota is not None:
             usage = self._usages.setdefault(user, Usage(user, self.rules.quota, lambda: self._count(user)))
-        return UserStorage(self, home, usage, policy or self.rules.on_conflict, send_id)
+        return UserStorage(self, user, home, usage, policy or self.rules.on_conflict, send_id)
 
     def create_staging(self) -> tuple[int, str]:
         """Create an empty file where no peer can name it; return its descriptor and its name there."""
         name = str(next(self._numbers))
-        return os.open(name, os.O_WRONLY | os.O_EXCL | _CREATE, 0o600, dir_fd=self._staging), name
+        return os.open(name, os.O_WRONLY | os.O_EXCL | root.CREATE, 0o600, dir_fd=self._staging), name
+
+    @property
+    def folds(self) -> bool:
+        """Whether a name has to be claimed before it is made."""
+        return self._folded is not None
 
     def claim(self, directory: int, name: str) -> contextlib.AbstractContextManager[bool]:
         """Return what to hold while making `name`; it says whether the name policy lets it stand beside the others."""
@@ -135,51 +145,6 @@ class Inbox:
     def close(self) -> None:
         """Let go of the root, so that another server can take it."""
         self._held.close()
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise ConfigurationError(
-                f"the inbox {self.path} cannot be used: {error.strerror} ({error.filename or self.path})",
-                hint="Choose a directory, not a link, that this user can write: securexfer serve --inbox DIR",
-            ) from error
-
-    def _refuse_shared(self) -> None:
-        """Raise ConfigurationError for a root that somebody else could change, or put another in the place of."""
-        found, above = os.fstat(self._root), os.stat("..", dir_fd=self._root)
-        quoted = shlex.quote(str(self.path))
-        # Root takes also what belongs to the owner of the directory above, as with every other file (files.py).
-        if found.st_uid not in {os.geteuid(), 0, above.st_uid if os.geteuid() == 0 else 0}:
-            raise ConfigurationError(
-                f"the inbox {self.path} belongs to another user (uid {found.st_uid})",
-                hint=f"chown -hR {os.geteuid()} {quoted}",
-            )
-        forbidden = 0o022 & ~self.rules.directory_mode  # --dir-mode may let the group write
-        if found.st_mode & forbidden:
-            raise ConfigurationError(
-                f"others can change the inbox {self.path} (mode {stat.S_IMODE(found.st_mode):04o})",
-                hint=f"chmod {'o' if forbidden == 0o002 else 'go'}-w {quoted}",
-            )
-        check_not_shared(self.path.absolute().parent, "the inbox", above.st_mode)
-
-    def _lock(self) -> int:
-        """Return the descriptor that keeps other servers out: a file's, as NFS locks only what is open for writing."""
-        import fcntl
-
-        descriptor = os.open(LOCK_NAME, os.O_RDWR | _CREATE, 0o600, dir_fd=self._root)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if not isinstance(error, BlockingIOError):
-                raise
-            raise ConfigurationError(
-                f"another `securexfer serve` is using the inbox {self.path}",
-                hint="Stop it first, or give this one its own: securexfer serve --inbox DIR",
-            ) from None
-        return descriptor
 
     def _rehearse(self) -> None:
         """Stage and link a file as if it had come, and remove it: what would fail for every file is better said now."""
@@ -219,58 +184,11 @@ class Inbox:
         self.remove_staging(linked)
 
     def _count(self, user: str) -> int:
-        """Return the bytes in a user's directory; files that go away meanwhile do not count."""
-        total = 0
+        """Return the bytes that are a user's, partial files too; files that go away meanwhile do not count."""
+        total = self.partials.size_of(user)
         for _, _, files, handle in os.fwalk(user, dir_fd=self._root, follow_symlinks=False):
             for name in files:
                 with contextlib.suppress(FileNotFoundError):
                     found = os.stat(name, dir_fd=handle, follow_symlinks=False)
                     total += found.st_size if stat.S_ISREG(found.st_mode) else 0
         return total
-
-
-def _refuse_link(path: Path) -> None:
-    """Raise ConfigurationError for a root that is a link. Opening it would fail, too, but not say where it leads."""
-    if path.is_symlink():
-        raise ConfigurationError(
-            f"the inbox {path} cannot be used: it is a link, not a directory",
-            hint=f"Name the directory itself: securexfer serve --inbox {shlex.quote(str(path.resolve()))}",
-        )
-
-
-def _refuse_precious(path: Path) -> None:
-    """Raise ConfigurationError for a root where a peer's files would be more than files: ``/``, a home, what holds one.
-
-    (With /home as the root, the files of the user ana would go to /home/ana.)
-    """
-    resolved = path.resolve()
-    homes = _homes(path)
-    if resolved == Path("/"):
-        problem = "is the root directory"
-    elif resolved in homes:
-        problem = "is a home directory"
-    elif resolved in {home.parent for home in homes}:
-        problem = "holds home directories"
-    else:
-        return
-    raise ConfigurationError(
-        f"the inbox {resolved} {problem}",
-        hint="Files like .bashrc would take effect there. Use a directory of its own: securexfer serve --inbox DIR",
-    )
-
-
-def _homes(path: Path) -> set[Path]:
-    """Return the home directories of this machine; those of ourselves and of the owner of `path` with links resolved.
-
-    (Resolving all of them would mount every home of a lab that mounts them on demand.)
-    """
-    import pwd
-
-    homes = {Path(entry.pw_dir) for entry in pwd.getpwall() if entry.pw_dir.startswith("/")}
-    owners = {os.geteuid()}
-    with contextlib.suppress(OSError):
-        owners.add(path.stat().st_uid)
-    for owner in owners:
-        with contextlib.suppress(KeyError, OSError):
-            homes.add(Path(pwd.getpwuid(owner).pw_dir).resolve())
-    return homes

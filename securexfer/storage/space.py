@@ -48,21 +48,24 @@ class FreeSpace:
 class Claim:
     """Room that was set aside for one file, on the disk and in its user's quota, until it is settled."""
 
-    def __init__(self, space: FreeSpace, usage: Usage | None, size: int) -> None:
-        """Set `size` bytes aside. Raises NoSpaceError or QuotaExceededError.
+    __slots__ = ("_size", "_space", "_unwritten", "_usage")
 
+    def __init__(self, space: FreeSpace, usage: Usage | None, size: int, here: int = 0) -> None:
+        """Set `size` bytes aside, `here` of which are on the disk and counted.
+
+        Raises NoSpaceError or QuotaExceededError.
         `usage` is None where nothing will be added to what the user has, or no quota is kept.
         """
         self._space = space
         self._usage = usage
         self._size = size
-        self._unwritten = size
-        space.claim(size)
+        self._unwritten = size - here
+        space.claim(self._unwritten)
         if usage:
             try:
-                usage.claim(size)
+                usage.claim(size, here)
             except QuotaExceededError:
-                space.release(size)
+                space.release(self._unwritten)
                 raise
 
     def written(self, count: int) -> None:
@@ -89,21 +92,25 @@ class Usage:
         self._used = 0
         self._counted_at: float | None = None
 
-    def claim(self, size: int) -> None:
-        """Set `size` bytes of the quota aside; raise QuotaExceededError if it has not that much left."""
+    def claim(self, size: int, here: int = 0) -> None:
+        """Set `size` bytes of the quota aside; raise QuotaExceededError if it has not that much left.
+
+        Of these, `here` bytes are counted among the user's files: from now on they are not.
+        """
         with self._lock:
-            over = self._used + self._promised + size > self._quota
+            over = self._used + self._promised + size - here > self._quota
             now = time.monotonic()
             if self._counted_at is None or (over and now - self._counted_at >= RECOUNT_SECONDS):
                 # A file published but not settled yet is counted twice until the next count: never too little.
                 self._used = self._count()
                 self._counted_at = now
-            left = self._quota - self._used - self._promised
+            left = self._quota - self._used - self._promised + here
             if size > left:
                 raise QuotaExceededError(
                     f"{size} bytes are more than the {max(left, 0)} left of the quota of {self._user} ({self._quota})"
                 )
             self._promised += size
+            self._used -= here
 
     def left(self) -> int:
         """Return how many bytes the user may still store."""

@@ -6,14 +6,12 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Self
 
-from securexfer.names import show
 from securexfer.storage.directories import set_access
-from securexfer.storage.failures import translated
+from securexfer.storage.failures import Translated
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from securexfer.names import Name
     from securexfer.storage.base import Description
     from securexfer.storage.local import Inbox
     from securexfer.storage.space import Claim
@@ -22,54 +20,51 @@ if TYPE_CHECKING:
 class LocalStaging:
     """One unfinished file in the staging directory, with the room it was promised; see Staging."""
 
-    def __init__(self, inbox: Inbox, claim: Claim, described: Description) -> None:
-        """Create the file. The claim is this object's from now on, also if that fails."""
-        self.described = described
+    def __init__(
+        self, inbox: Inbox, described: Description, claim: Claim | None, opened: tuple[int, str] | None = None
+    ) -> None:
+        """Take a file that is open, and its name in staging; without, create one. A claim is this object's now."""
+        self.name = described.name
+        self.size = described.size
         self.digest = b""
-        self.added = 0  # bytes that the user's files have grown by; set when it is published
+        self.added = 0  # bytes that the user's files have grown by; set when it is published, or kept
+        self._described = described
         self._inbox = inbox
         self._claim = claim
+        self._named = True
+        self._settled = False
         try:
-            with translated(f"{show(str(described.name))!r}"):
-                self._descriptor, self.file = inbox.create_staging()
+            with Translated(self.name):
+                self._descriptor, self.file = opened or inbox.create_staging()
         except BaseException:
-            claim.settle(0)
+            self.give_back()
             raise
-
-    @property
-    def name(self) -> Name:
-        """The name it was offered under."""
-        return self.described.name
-
-    @property
-    def size(self) -> int:
-        """The size it was offered with, in bytes."""
-        return self.described.size
 
     def write(self, data: memoryview) -> None:
         """Append bytes; see Staging.write."""
-        with translated(f"{show(str(self.name))!r}"):
+        with Translated(self.name):
             while data:
                 count = os.write(self._descriptor, data)
-                self._claim.written(count)
+                if self._claim:
+                    self._claim.written(count)
                 data = data[count:]
 
     def seal(self, digest: bytes) -> None:
         """All bytes are here and were verified; see Staging.seal."""
         self.digest = digest
 
-    def start_writeback(self) -> None:
-        """Ask the system to start writing to disk, without waiting for it."""
+    def start_writeback(self, offset: int = 0, length: int = 0) -> None:
+        """Ask the system to start writing to disk, without waiting for it; a length of 0 is all of the rest."""
         if hasattr(os, "posix_fadvise"):
             # On Linux this starts writeback of dirty pages; clean ones are dropped, and nobody reads them soon.
             with contextlib.suppress(OSError):  # advice: the sync that follows is what counts
-                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
         """Set the mode that the server's rules ask for and the mtime, and make them and the content durable."""
-        rules, described = self._inbox.rules, self.described
+        rules, described = self._inbox.rules, self._described
         # Of the sender's mode, one bit at most: whether the owner may execute it.
-        set_access(self._descriptor, rules.group, rules.file_mode | (0o100 if described.executable else 0))
+        set_access(self._descriptor, rules.group, rules.file_mode | 0o100 * described.executable)
         if described.mtime_ns is not None:
             os.utime(self._descriptor, ns=(described.mtime_ns, described.mtime_ns))
         if rules.durable:
@@ -77,14 +72,32 @@ class LocalStaging:
 
     def is_published_as(self, name: str, directory: int) -> bool:
         """Whether what stands under `name` is this file itself, not another that came after it."""
-        return os.path.samestat(os.fstat(self._descriptor), os.stat(name, dir_fd=directory, follow_symlinks=False))
+        return os.path.samestat(self.stat(), os.stat(name, dir_fd=directory, follow_symlinks=False))
+
+    def stat(self) -> os.stat_result:
+        """Return what the system says of the file itself. Raises OSError."""
+        return os.fstat(self._descriptor)
+
+    def unname(self) -> None:
+        """Forget its name in staging, whether it has another by now or not; once is enough."""
+        if self._named:
+            self._named = False
+            self._inbox.remove_staging(self.file)
+
+    def give_back(self) -> None:
+        """Give the room back that was set aside, but for what the user's files have grown by."""
+        if self._claim:
+            self._claim.settle(self.added)
 
     def settle(self) -> None:
-        """Forget the staging name and account for the space, whether it was published or not."""
+        """Forget the staging name and account for the space, whether it was published or not; once is enough."""
+        if self._settled:
+            return
+        self._settled = True
+        self.unname()
         with contextlib.suppress(OSError):  # what was to be durable was synced; some file systems fail here as well
             os.close(self._descriptor)
-        self._inbox.remove_staging(self.file)
-        self._claim.settle(self.added)
+        self.give_back()
 
     def discard(self) -> None:
         """Remove every trace; see Staging.discard."""
@@ -97,4 +110,4 @@ class LocalStaging:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not self.digest:
-            self.discard()
+            self.settle()

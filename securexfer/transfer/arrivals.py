@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from securexfer.errors import SecurexferError
 from securexfer.net.payload import PARALLEL_BYTES, Buffer, Parallel
-from securexfer.storage.base import Committed, Description, Offered, Staging
+from securexfer.storage.base import Committed, Description, Offered, Prefix, Staging
 
 if TYPE_CHECKING:
-    import hashlib
     from collections.abc import Callable
 
     from securexfer.net.frames import Frames
@@ -47,7 +46,7 @@ class Arrival:
     description: Description
     offered: Offered | None = None  # what was accepted of it, until it is staged
     nonce: bytes = b""
-    prefix: Job[hashlib._Hash] | None = None  # of what is here of it, if that takes long
+    prefix: Job[Prefix] | None = None  # of what is here of it, if that takes long
     staging: Staging | None = None
     content: Content | None = None
     received: int = 0  # bytes of it, those that were here included
@@ -65,7 +64,7 @@ class Arrival:
         """Its name below the user's directory, as it was offered."""
         return str(self.description.name)
 
-    def begin(self, digest: hashlib._Hash, received: int) -> None:
+    def begin(self, digest: Prefix, received: int) -> None:
         """Take content from now on; `digest` is that of the bytes that are here already."""
         self.received = received
         if self.staging is None:
@@ -88,7 +87,7 @@ class Arrival:
 class Nothing:
     """Of a file that is here already: no content comes."""
 
-    def __init__(self, digest: hashlib._Hash) -> None:
+    def __init__(self, digest: Prefix) -> None:
         self._digest = digest
 
     def move(self, frames: Frames) -> int:
@@ -106,7 +105,7 @@ class Nothing:
 class Narrow(Nothing):
     """Of a small file: hashed and written from where it has arrived."""
 
-    def __init__(self, digest: hashlib._Hash, staging: Staging) -> None:
+    def __init__(self, digest: Prefix, staging: Staging) -> None:
         super().__init__(digest)
         self._staging = staging
 
@@ -122,7 +121,7 @@ class Narrow(Nothing):
 class Wide(Nothing):
     """Of a large file: hashed and written beside the TLS work, in large pieces."""
 
-    def __init__(self, digest: hashlib._Hash, staging: Staging) -> None:
+    def __init__(self, digest: Prefix, staging: Staging) -> None:
         super().__init__(digest)
         self._staging = staging
         self._parallel = Parallel(self._sink)

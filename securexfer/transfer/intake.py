@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from securexfer.net.frames import Frames
-    from securexfer.storage.base import Offered, Staging, Storage
+    from securexfer.storage.base import Offered, Prefix, Staging, Storage
     from securexfer.transfer.arrivals import Outcome
     from securexfer.transfer.session import Session
     from securexfer.transfer.worker import Job, Worker
@@ -58,7 +58,7 @@ class Intake:
         directory: str,
         committer: Worker,
         hasher: Worker,
-        wait_for: Callable[[Job[hashlib._Hash]], None],
+        wait_for: Callable[[Job[Prefix]], None],
     ) -> None:
         """Take files into `directory`, "" for the user's own; `wait_for` returns when a job is done."""
         self._frames = frames
@@ -222,9 +222,9 @@ class Intake:
             self.answer_all()
             return stage()
 
-    def _proved(self, arrival: Arrival, offered: Offered, start: messages.Start) -> hashlib._Hash:
+    def _proved(self, arrival: Arrival, offered: Offered, start: messages.Start) -> Prefix:
         """Return the digest of what is here, which the sender has proved to have as well; raise why it is no use."""
-        prefix = hashlib.sha256()
+        prefix: Prefix = hashlib.sha256()
         if start.offset and arrival.prefix:
             self._wait_for(arrival.prefix)
             prefix = arrival.prefix.result()

@@ -22,11 +22,10 @@ from securexfer.wire.messages import EAGER, UNKNOWN
 from securexfer.wire.order import IDLE
 
 if TYPE_CHECKING:
-    import hashlib
     from collections.abc import Callable
 
     from securexfer.net.frames import Frames
-    from securexfer.storage.base import Storage
+    from securexfer.storage.base import Prefix, Storage
     from securexfer.transfer.session import Session
     from securexfer.transfer.worker import Job
 
@@ -146,7 +145,7 @@ class Receiver:
         if self._connection.unsent > MAX_UNSENT:
             self._connection.drain(time.monotonic() + self._session.idle_seconds)
 
-    def _wait_for(self, job: Job[hashlib._Hash]) -> None:
+    def _wait_for(self, job: Job[Prefix]) -> None:
         while not job.wait(_LOOK_SECONDS):
             self._live()
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 LARGEST_FILE = 4096
+SERVERS_OWN = {".securexfer-lock", ".securexfer-index", ".securexfer-index-wal"}
 MAX_BYTES = 16 << 10  # of a session: it has to fit into the buffer of a socket that nobody reads yet
 
 # What names are attacked with, for the fuzzer to put in: one character among a million is not found by chance.
@@ -124,7 +125,7 @@ class Sessions:
         found = {path.relative_to(user).as_posix(): path.read_bytes() for path in user.rglob("*") if path.is_file()}
         assert found == stored
         assert not list((self._path / STAGING_NAME).iterdir())
-        assert {path.name for path in self._path.iterdir()} <= {"ana", STAGING_NAME, ".securexfer-lock"}
+        assert {path.name for path in self._path.iterdir()} <= {"ana", STAGING_NAME, *SERVERS_OWN}
 
     def _receive(self, connection: Connection) -> type[SecurexferError] | None:
         session = Session(1, "127.0.0.1", "ana", LARGEST_FILE, 30.0, 1024, NamePolicy.NATIVE)

@@ -1,0 +1,65 @@
+"""Which content stands under which name, as long as nothing says that the file was changed since.
+
+A row holds for as long as size, mtime, ctime, inode and device of the file are those it was noted with; ctime cannot be
+set back by whoever alters a byte. (Within the few milliseconds that one tick of a coarse clock lasts, it can stay.) It
+is noted of durable content alone. A row of a file that is gone is replaced when the name is stored anew, or trimmed.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from securexfer.storage.ledger import Ledger
+
+MAX_FILES = 500_000  # the newest of them are kept: about 80 MiB of disk with names of 40 bytes
+_TRIM_EVERY = 10_000  # rows
+_POSITIVE = 2**63 - 1  # of SQLite's integers; more than that would be an OverflowError
+_FIND = "SELECT size, mtime_ns, ctime_ns, inode, device, digest FROM files WHERE user = ? AND name = ?"
+_NOTE = (
+    "INSERT OR REPLACE INTO files (size, mtime_ns, ctime_ns, inode, device, digest, user, name) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_TRIM = "DELETE FROM files WHERE number <= (SELECT max(number) FROM files) - ?"
+
+
+def identity(found: os.stat_result) -> tuple[int, int, int, int, int]:
+    """Return what is the same as long as nobody has changed a file: size, mtime, ctime, inode, device."""
+    return (
+        found.st_size,
+        found.st_mtime_ns & _POSITIVE,
+        found.st_ctime_ns & _POSITIVE,
+        found.st_ino & _POSITIVE,
+        found.st_dev & _POSITIVE,
+    )
+
+
+class Index:
+    """The digests of the files in an inbox. Safe to use from many threads."""
+
+    def __init__(self, ledger: Ledger, max_files: int = MAX_FILES) -> None:
+        self._ledger = ledger
+        self._max_files = max_files
+        self._lock = threading.Lock()
+        self._untrimmed = 0
+
+    def find(self, user: str, name: str, found: os.stat_result) -> bytes | None:
+        """Return the SHA-256 of the file that was found under a user's name; None if it is not known."""
+        for *noted, digest in self._ledger.read(_FIND, (user, name)):
+            if tuple(noted) == identity(found):
+                return bytes(digest)
+        return None
+
+    def note(self, user: str, files: Sequence[tuple[str, os.stat_result, bytes]]) -> None:
+        """Note names, what was found under them, and the SHA-256 of that."""
+        self._ledger.write(_NOTE, [(*identity(found), digest, user, name) for name, found, digest in files])
+        with self._lock:
+            self._untrimmed += len(files)
+            if self._untrimmed < min(_TRIM_EVERY, self._max_files):
+                return
+            self._untrimmed = 0
+        self._ledger.write(_TRIM, [(self._max_files,)])

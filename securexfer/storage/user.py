@@ -1,0 +1,143 @@
+"""One user's part of the inbox, for one send: what is offered, staged and committed there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from securexfer.errors import StorageFailedError
+from securexfer.names import show
+from securexfer.storage import directories, partials
+from securexfer.storage.base import Committed, OnConflict, Outcome
+from securexfer.storage.failures import Translated, taken
+from securexfer.storage.offers import Beginning, Standing, Unresumable
+from securexfer.storage.publishing import Publisher
+from securexfer.storage.resumable import ResumableStaging
+from securexfer.storage.space import Claim
+from securexfer.storage.staged import LocalStaging
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from securexfer.errors import SecurexferError
+    from securexfer.storage.base import Description, Staging
+    from securexfer.storage.local import Inbox
+    from securexfer.storage.space import Usage
+
+
+class UserStorage:
+    """One user's directory, held open for one session: whatever happens to its path, nothing is written elsewhere.
+
+    `offer`, `stage` and what they return are one thread's; `commit` and `make_directory` may be another's.
+    """
+
+    def __init__(
+        self, inbox: Inbox, user: str, home: int, usage: Usage | None, policy: OnConflict, send_id: bytes
+    ) -> None:
+        """Take a handle on the user's directory, which is this object's from now on."""
+        self.inbox = inbox
+        self.user = user
+        self.home = home
+        self.policy = policy
+        self._usage = usage
+        self._send_id = send_id
+        self._finder = directories.Finder(home)
+        self._publisher = Publisher(inbox, user, home, policy)
+
+    def offer(self, file: Description, *, fresh: bool) -> Unresumable:
+        """Set room aside for a file; see Storage.offer."""
+        with Translated(file.name):
+            found = self._find(file)
+            if found and found.st_size == file.size and stat.S_ISREG(found.st_mode) and file.size and not fresh:
+                return Standing(self, file, found)
+            if self._is_resumable(file):
+                hold = self.inbox.partials.take(self.user, file, self, self._send_id, fresh=fresh)
+                if hold:
+                    offered = Beginning(self, file, hold)
+                    try:
+                        hold.claim_room(self.inbox.space, self._usage_of(file, found))
+                    except BaseException:
+                        offered.drop()
+                        raise
+                    return offered
+            return Unresumable(self, file, found, self.claim_room(file, found))
+
+    def stage(self, file: Description) -> LocalStaging:
+        """Begin a file; see Storage.stage."""
+        with Translated(file.name):
+            return LocalStaging(self.inbox, file, self.claim_room(file, self._find(file)))
+
+    def begin(self, file: Description, claim: Claim) -> LocalStaging:
+        """Begin a file that was offered, of which nothing is here; what comes is kept if it is worth it."""
+        if self._is_resumable(file):
+            try:
+                with Translated(file.name):
+                    hold = self.inbox.partials.begin(self.user, file, self, self._send_id)
+            except BaseException:
+                claim.settle(0)
+                raise
+            if hold:
+                hold.claim = claim
+                return ResumableStaging(self.inbox, file, hold, 0)
+        return LocalStaging(self.inbox, file, claim)
+
+    def commit(self, group: Sequence[Staging]) -> list[Committed | SecurexferError]:
+        """Make a group durable and visible, in order; see Storage.commit."""
+        return self._publisher.commit([staging for staging in group if isinstance(staging, LocalStaging)])
+
+    def room(self) -> tuple[int | None, int | None]:
+        """Return what is left of the quota; see Storage.room."""
+        return (self._usage.left() if self._usage else None), None
+
+    def make_directory(self, file: Description) -> Committed:
+        """Make a directory, durably, unless it is there, and set its mtime; see Storage.make_directory."""
+        handles = directories.Handles(self.inbox, self.home)
+        try:
+            with Translated(file.name):
+                directory = handles.directory(file.name)
+                found = os.fstat(directory)
+                made = handles.made | self._publisher.made
+                self._publisher.made = made - {(found.st_dev, found.st_ino)}  # each directory is offered once
+                if file.mtime_ns is not None and file.mtime_ns != found.st_mtime_ns:
+                    os.utime(directory, ns=(file.mtime_ns, file.mtime_ns))
+                    directories.sync(directory, self.inbox.rules)
+                failure = handles.sync()
+                if failure:
+                    raise StorageFailedError(f"{show(str(file.name))!r} was not made: its sync gave {failure}")
+        finally:
+            handles.close()
+        ours = (found.st_dev, found.st_ino) in made
+        return Committed(Outcome.STORED if ours else Outcome.UNCHANGED, file.name)
+
+    def claim_room(self, file: Description, found: os.stat_result | None) -> Claim:
+        """Set room aside for a file, under whose name this was found. Raises NoSpaceError or QuotaExceededError."""
+        return Claim(self.inbox.space, self._usage_of(file, found), file.size)
+
+    def close(self) -> None:
+        """Let the directory go."""
+        self._finder.close()
+        os.close(self.home)
+
+    def _find(self, file: Description) -> os.stat_result | None:
+        """Return what stands under a file's name; raise why not where it is plain already that it cannot be used."""
+        found = self._finder.find(file.name)
+        if found is None or self.policy is OnConflict.RENAME:
+            return found
+        if not stat.S_ISREG(found.st_mode):
+            raise taken(file.name, "something that is not a plain file stands there", self.policy)
+        if self.policy is not OnConflict.REPLACE and found.st_size != file.size:
+            raise taken(file.name, "other content stands under it", self.policy)
+        return found
+
+    def _usage_of(self, file: Description, found: os.stat_result | None) -> Usage | None:
+        """Return whose quota a file counts towards; None if it does not count, or there is no quota.
+
+        In the place of a file of its size it adds nothing, so that one whose acknowledgement was lost can be sent again
+        when the quota is used up. (Only `rename` may keep both.)
+        """
+        adds = self.policy is OnConflict.RENAME or not found or found.st_size != file.size
+        return self._usage if adds else None
+
+    def _is_resumable(self, file: Description) -> bool:
+        return file.size >= partials.MIN_SIZE and bool(self._send_id)
