@@ -148,7 +148,7 @@ def _select(
 
         rules, left_out = ScanRules(directory, exclude, follow), LeftOut()
         return Selection(scan(paths, rules, left_out), lambda: scan(paths, rules, LeftOut()), left_out)
-    items = [_plain(path, directory) for path in paths]
+    items = [_plain(path, directory, classroom=protocol == 1) for path in paths]
     return Selection(items, lambda: items, alone=len(items) == 1)
 
 
@@ -159,11 +159,12 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _plain(path: Path, directory: str) -> "Item":
-    """Return a plain file with its destination name; what cannot be sent has its error already."""
+def _plain(path: Path, directory: str, *, classroom: bool) -> "Item":
+    """Return a plain file with its destination name; what cannot be sent, by `classroom` rules too, has its error."""
     from securexfer.names import Name, show
     from securexfer.transfer.items import Item
     from securexfer.transfer.sources import unsendable
+    from securexfer.wire.framing import FileHeader
 
     item = Item(path, f"{directory}/{path.name}" if directory else path.name)
     try:
@@ -172,7 +173,9 @@ def _plain(path: Path, directory: str) -> "Item":
             raise unsendable(path, found.st_mode)
         item.size, item.mtime_ns = found.st_size, found.st_mtime_ns
         item.executable = found.st_mode & stat.S_IXUSR != 0
-        Name.parse(item.name)
+        name = Name.parse(item.name)
+        if classroom:
+            FileHeader.of(str(name), item.size)
     except OSError as error:
         item.error = SourceError(f"{show(str(path))} cannot be sent: {error.strerror}")
     except SecurexferError as error:
