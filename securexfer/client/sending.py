@@ -63,6 +63,7 @@ def _send(
                     raise NotSecurexferError("the server spoke protocol 2, and now only protocol 1")
                 sender = Sender(line.frames, sending)
                 sender.run()
+                line.connection.say_goodbye()
                 return
             except (TryAgainError, TruncatedError) as error:
                 if sender and sender.progressed:
