@@ -123,6 +123,9 @@ class Sender:
                 if self._sending.over and not self._counted and not between:
                     self._count()
                 return
+            if between and item.directory:
+                sending.take_back([item])  # its offer is its end, and that waits for the end of what is being sent
+                return
             self._offer_one(item, eager=not between and self._new_in_a_row >= EAGER_AFTER)
 
     def _offer_one(self, item: Item, *, eager: bool) -> None:
