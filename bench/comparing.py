@@ -1,7 +1,8 @@
 """Runs in pairs: securexfer, then a peer, over and over; and what the pairs say.
 
 The ratio of a pair is the peer's wall time divided by that of the run of securexfer just before it: above 1, securexfer
-was faster. A machine that slows down for a while slows both runs of a pair, so the ratio is steadier than the seconds.
+was faster. "Ours over theirs" is the same the other way round: below 1, securexfer was faster. A machine that slows
+down for a while slows both runs of a pair, so the ratio is steadier than the seconds.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from options import machine, note
+from options import machine, mib, note, table
 from peers import missing, start_peers
-from sources import make_source, workplace
+from serving import LOOPBACK
+from sources import make_file, workplace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from measuring import Cost
     from peers import Peer
+    from serving import Network
+    from sources import Source
 
 OURS = "securexfer"
 
@@ -54,52 +58,101 @@ class Summary:
         """Return the median ratio with its range, for a table."""
         return f"{self.ratio:.2f} ({self.ratio_least:.2f} to {self.ratio_most:.2f})" if self.ratio else "-"
 
+    def ours_over_theirs(self) -> tuple[float, float, float] | None:
+        """Return securexfer's time over the peer's: the median of the pairs, the least and the most."""
+        if not (self.ratio and self.ratio_least and self.ratio_most):
+            return None
+        return 1 / self.ratio, 1 / self.ratio_most, 1 / self.ratio_least
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All runs with one source of `size` bytes, and the programs that were missing for peers left out."""
+    """All runs with one source of so many files and bytes, and the programs that were missing for peers left out."""
 
+    title: str
+    files: int
     size: int
     runs: list[Run]
     summaries: list[Summary]
     missing: dict[str, list[str]]
 
     def document(self) -> dict[str, object]:
-        """Return everything as values that JSON can hold, with the machine it was measured on."""
+        """Return everything as values that JSON can hold."""
         return {
-            "machine": machine(),
+            "title": self.title,
+            "files": self.files,
             "size": self.size,
             "missing": self.missing,
-            "summaries": [asdict(summary) for summary in self.summaries],
+            "summaries": [
+                {**asdict(summary), "ours_over_theirs": summary.ours_over_theirs()} for summary in self.summaries
+            ],
             "runs": [
                 {"peer": run.peer, "against": run.against, "turn": run.turn, **asdict(run.cost)} for run in self.runs
             ],
         }
 
+    def text(self) -> str:
+        """Return a table of seconds, of peaks of memory, and of securexfer's time over each peer's."""
+        rows = []
+        for each in self.summaries:
+            ours = each.ours_over_theirs()
+            shown = f"{ours[0]:.2f} ({ours[1]:.2f} to {ours[2]:.2f})" if ours else "-"
+            peaks = mib(each.client_peak), mib(each.server_peak)
+            rows.append((each.peer, str(each.runs), f"{each.seconds:.2f}", *peaks, shown))
+        headings = ("", "runs", "seconds", "client MiB", "server MiB", "securexfer / peer")
+        return f"{self.title} ({self.files} files, {self.size} bytes)\n\n{table(headings, rows)}\n"
+
+
+def with_machine(**document: object) -> dict[str, object]:
+    """Return a document for JSON, with the machine it was measured on."""
+    return {"machine": machine(), **document}
+
 
 def compare(names: Sequence[str], directory: Path, size: int, turns: int, *, watch_memory: bool = True) -> Comparison:
     """Move a random file of `size` bytes with each peer that is installed, in pairs, `turns` times."""
+    with workplace(directory, size) as place:
+        source = make_file(place / "source.bin", size)
+        return compare_moving(source, f"one file of {size} bytes", names, place, turns, watch_memory=watch_memory)
+
+
+def compare_moving(
+    source: Source,
+    title: str,
+    names: Sequence[str],
+    place: Path,
+    turns: int,
+    *,
+    watch_memory: bool = True,
+    rehearse: bool = True,
+    again: bool = False,
+    network: Network = LOOPBACK,
+) -> Comparison:
+    """Move a source with each peer that is installed, in pairs, `turns` times; the servers' files are in `place`.
+
+    `rehearse`: one run of each goes first and does not count: the first to touch memory or a program pays for what the
+    system fetches then. `again`: what these brought stays in place for the others to find.
+    """
     absent = {name: programs for name in names if (programs := missing(name))}
     for name, programs in absent.items():
         note(f"{name} is left out: {', '.join(programs)} not installed")
-    with workplace(directory, size) as place, contextlib.ExitStack() as stack:
-        source = place / "source.bin"
-        digest = make_source(source, size)
-        peers = start_peers(stack, names, place, source)
-        runs = alternate(peers, digest, turns, watch_memory=watch_memory)
-    return Comparison(size, runs, [summarise(runs, name) for name in peers], absent)
+    with contextlib.ExitStack() as stack:
+        peers = start_peers(stack, names, place, source, network)
+        if rehearse:
+            for peer in peers.values():
+                peer.transfer(watch_memory=False, keep=again)
+        runs = alternate(peers, turns, watch_memory=watch_memory, keep=again)
+    summaries = [summarise(runs, name) for name in peers]
+    return Comparison(title, len(source.entries), source.size, runs, summaries, absent)
 
 
-def alternate(peers: Mapping[str, Peer], digest: str, turns: int, *, watch_memory: bool) -> list[Run]:
+def alternate(peers: Mapping[str, Peer], turns: int, *, watch_memory: bool, keep: bool) -> list[Run]:
     """Run securexfer and each peer in turn, `turns` times; without securexfer each peer, without peers ours."""
-    for peer in peers.values():  # not counted: the first to touch memory or a program pays for the system fetching it
-        peer.transfer(digest, watch_memory=False)
     runs: list[Run] = []
     for turn in range(turns):
         for other in [name for name in peers if name != OURS] or [OURS]:
             for name in dict.fromkeys((OURS, other)):
                 if name in peers:
-                    cost = peers[name].transfer(digest, watch_memory=watch_memory)
+                    cost = peers[name].transfer(watch_memory=watch_memory, keep=keep)
                     runs.append(Run(name, other, turn, cost))
                     note(f"  {turn + 1}/{turns}  {name:16} {cost.seconds:8.3f} s")
     return runs

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 
-from comparing import compare
+from comparing import compare, with_machine
 from options import between, end_with, mib, parser, size, table
-from peers import NEEDS
+from peers import FILE_PEERS
 
 
 def main() -> None:
@@ -17,11 +17,11 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--size", type=size, default=size("2GiB"), help="of the file (default: 2GiB)")
     options.add_argument("--runs", type=between(1, 100), default=5, help="pairs with each peer (default: 5)")
-    options.add_argument("--peers", nargs="+", choices=NEEDS, default=list(NEEDS), help="default: all")
+    options.add_argument("--peers", nargs="+", choices=FILE_PEERS, default=list(FILE_PEERS), help="default: all")
     chosen = options.parse_args()
     found = compare(chosen.peers, chosen.directory, chosen.size, chosen.runs)
     if chosen.json:
-        print(json.dumps(found.document(), indent=2))
+        print(json.dumps(with_machine(**found.document()), indent=2))
         return
     gigabytes = found.size / 1e9
     print(

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from measuring import BenchError
 from options import between, end_with, machine, note, parser, table
-from peers import HOST, securexfer_server
+from peers import securexfer_server
+from serving import HOST
 from sources import workplace
 
 from securexfer.accounts.database import Accounts

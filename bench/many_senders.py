@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from measuring import BenchError, descendants, finish, peak_memory, running
 from options import between, end_with, machine, mib, parser, size
-from peers import HOST, securexfer_server
-from sources import check_received, make_source, workplace
+from peers import securexfer_server
+from serving import HOST
+from sources import make_file, workplace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,17 +42,17 @@ def main() -> None:
         server = stack.enter_context(securexfer_server(place / "securexfer", users))
         peers = []
         for number in range(chosen.senders):
-            source = place / f"{number}.bin"
-            peers.append((server.peer(source, users[number % len(users)]), make_source(source, chosen.size)))
+            source = make_file(place / f"{number}.bin", chosen.size)
+            peers.append(server.peer(source, users[number % len(users)]))
         hanging = stack.enter_context(hang(server.port, chosen.hanging, chosen.hanging_sources))
         started = time.perf_counter()
-        processes = [stack.enter_context(running(peer.client)) for peer, _ in peers]
+        processes = [stack.enter_context(running(peer.client)) for peer in peers]
         ended = [finish(process) for process in processes]
         seconds = time.perf_counter() - started
         peak = sum(map(peak_memory, descendants(server.server.pid)))
-        for (peer, digest), end in zip(peers, ended, strict=True):
+        for peer, end in zip(peers, ended, strict=True):
             if end.code == 0:
-                check_received(peer.received, digest)
+                peer.source.check(peer.received, mtime_unit=peer.mtime_unit)
     retries = sum(end.stderr.count(RETRYING) for end in ended)
     codes = collections.Counter(end.code for end in ended)
     result = {

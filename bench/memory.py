@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from options import between, end_with, machine, note, parser, size, table
 from peers import securexfer_server
-from sources import make_source, workplace
+from sources import make_file, workplace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,10 +50,9 @@ def main() -> None:
 def peak(directory: Path, size: int, runs: int) -> Peak:
     """Send a random file of `size` bytes `runs` times and return the highest peaks."""
     with workplace(directory, size) as place:
-        source = place / "source.bin"
-        digest = make_source(source, size)
+        source = make_file(place / "source.bin", size)
         with securexfer_server(place / "securexfer", ["bench"]) as server:
-            costs = [server.peer(source, "bench").transfer(digest) for _ in range(runs)]
+            costs = [server.peer(source, "bench").transfer() for _ in range(runs)]
     note(f"  {size} bytes sent {runs} times")
     return Peak(size, max(cost.client_peak for cost in costs), max(cost.server_peak for cost in costs))
 

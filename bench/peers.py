@@ -1,4 +1,4 @@
-"""What is compared: securexfer, scp, rsync and curl, each with a server of its own on a free loopback port.
+"""What is compared: securexfer, scp, rsync, tar and curl, each with a server of its own on a free port.
 
 Every server is set up from nothing in a directory of this run: its own keys, certificates, users and configuration.
 Nothing of the machine's own sshd, nginx, ~/.ssh or saved servers is used or changed.
@@ -9,71 +9,64 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from measuring import BenchError, Command, Cost, measure, run, stop
-from sources import check_received
+from measuring import BenchError, Command, Cost, measure, run
+from serving import LOOPBACK, Network, Server, found, free_port, program, serving, write
+from sources import NANOSECOND, SECOND, Source, remove, sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-HOST = "127.0.0.1"
-START_SECONDS = 20.0
-
 SSH_PROGRAMS = ("ssh", "sshd", "ssh-keygen")
-NEEDS = {
+FILE_PEERS = {
     "securexfer": ("securexfer",),
     "scp aes128-gcm": ("scp", *SSH_PROGRAMS),
     "scp": ("scp", *SSH_PROGRAMS),
     "rsync": ("rsync", *SSH_PROGRAMS),
     "curl + sha256": ("curl", "nginx", "openssl"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A running server: its process, and the file that takes what it says."""
-
-    pid: int
-    log: Path
-
-    def last_words(self) -> str:
-        """Return the end of the log, to go with an error."""
-        return "the server's log ends:\n" + "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+TREE_PEERS = {
+    "securexfer": ("securexfer",),
+    "rsync -a": ("rsync", *SSH_PROGRAMS),
+    "rsync -a --fsync": ("rsync", *SSH_PROGRAMS),
+    "tar | ssh tar": ("tar", *SSH_PROGRAMS),
+    "scp -r": ("scp", *SSH_PROGRAMS),
+}
+NEEDS = FILE_PEERS | TREE_PEERS
+# What a peer keeps of a file's time as it is run here, in nanoseconds; the others keep nothing.
+MTIME_UNITS = {"rsync -a": NANOSECOND, "rsync -a --fsync": NANOSECOND, "tar | ssh tar": SECOND}
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One way to move the source: the client's command, where the file arrives, and the server to charge."""
+    """One way to move a source: the client's command, where it arrives, and the server to charge."""
 
     name: str
     client: Command
+    source: Source
     received: Path
     server: Server
     digests: tuple[Command, ...] = ()
+    mtime_unit: int | None = None
 
-    def transfer(self, digest: str, *, watch_memory: bool = True) -> Cost:
-        """Move the source once, check that what arrived has this SHA-256 (untimed), and take it away again."""
+    def transfer(self, *, watch_memory: bool = True, keep: bool = False) -> Cost:
+        """Move the source once and check what arrived (untimed).
+
+        Unless it is to be kept, it is taken away again, and what the disk has yet to write of it is waited for.
+        """
         try:
             cost = measure(self.client, self.server.pid, digests=self.digests, watch_memory=watch_memory)
-            check_received(self.received, digest)
+            self.source.check(self.received, mtime_unit=self.mtime_unit)
         except BenchError as error:
             raise BenchError(f"{self.name}: {error}\n{self.server.last_words()}") from error
-        self.received.unlink()
+        if not keep:
+            remove(self.received)
+        sync(self.received.parent)
         return cost
-
-
-def program(name: str) -> str | None:
-    """Return where a program is: beside this Python, on PATH, or where Debian puts servers; None if nowhere."""
-    places = (str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin")
-    return shutil.which(name, path=os.pathsep.join(places))
 
 
 def missing(peer: str) -> list[str]:
@@ -81,19 +74,22 @@ def missing(peer: str) -> list[str]:
     return [name for name in NEEDS[peer] if program(name) is None]
 
 
-def start_peers(stack: contextlib.ExitStack, names: Sequence[str], place: Path, source: Path) -> dict[str, Peer]:
+def start_peers(
+    stack: contextlib.ExitStack, names: Sequence[str], place: Path, source: Source, network: Network = LOOPBACK
+) -> dict[str, Peer]:
     """Start the servers that these peers need, until `stack` ends; a peer whose programs are missing is left out."""
     ready = [name for name in names if not missing(name)]
     started: list[Peer] = []
     if "securexfer" in ready:
-        server = stack.enter_context(securexfer_server(place / "securexfer", ["bench"]))
+        server = stack.enter_context(securexfer_server(place / "securexfer", ["bench"], network))
         started.append(server.peer(source, "bench"))
     if any("ssh" in NEEDS[name] for name in ready):
-        started += stack.enter_context(ssh_peers(place / "ssh", source))
+        ssh = stack.enter_context(ssh_server(place / "ssh", network))
+        started += [ssh.peer(name, source) for name in ready if "ssh" in NEEDS[name]]
     if "curl + sha256" in ready:
         started.append(stack.enter_context(curl_peer(place / "nginx", source)))
-    found = {peer.name: peer for peer in started}
-    return {name: found[name] for name in ready}
+    by_name = {peer.name: peer for peer in started}
+    return {name: by_name[name] for name in ready}
 
 
 # -- securexfer --------------------------------------------------------------------------------------------
@@ -104,61 +100,94 @@ class SecurexferServer:
     """A running `securexfer serve` with its default limits, and the users who may log in."""
 
     server: Server
+    network: Network
     port: int
     home: Path
     environment: Mapping[str, str]
     password: str
 
-    def peer(self, source: Path, user: str) -> Peer:
+    def peer(self, source: Source, user: str) -> Peer:
         """Return what sends `source` as `user`, with a password login and the CA by file."""
         send = (
-            *(_found("securexfer"), "send", str(source), f"{user}@{HOST}:{self.port}"),
-            *("--ca", str(self.home / "certs" / "ca.pem"), "--password-stdin"),
+            *(*self.network.at_client, found("securexfer"), "send", str(source.path)),
+            *(f"{user}@{self.network.host}:{self.port}", "--ca", str(self.home / "certs" / "ca.pem")),
+            "--password-stdin",
         )
         client = Command(send, stdin=f"{self.password}\n".encode(), environment=self.environment)
-        return Peer("securexfer", client, self.home / "inbox" / user / source.name, self.server)
+        received = self.home / "inbox" / user / source.path.name
+        return Peer("securexfer", client, source, received, self.server, mtime_unit=NANOSECOND)
 
 
 @contextlib.contextmanager
-def securexfer_server(home: Path, users: Sequence[str]) -> Iterator[SecurexferServer]:
+def securexfer_server(home: Path, users: Sequence[str], network: Network = LOOPBACK) -> Iterator[SecurexferServer]:
     """Make certificates and users, and serve them."""
     home.mkdir(mode=0o700)
     # Whatever the client saves for its user (servers, digests of files already read) goes here, not to the real home.
     own = {f"XDG_{kind}_HOME": str(home / "client") for kind in ("CACHE", "CONFIG", "DATA", "STATE")}
     environment = {**os.environ, **own}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a checkout would be compiled anew at every start
-    serving = {**environment, "SECUREXFER_HOME": str(home)}
+    serving_environment = {**environment, "SECUREXFER_HOME": str(home)}
     password = os.urandom(16).hex()
-    securexfer = _found("securexfer")
-    run(Command((securexfer, "init", "--name", HOST), environment=serving))
+    securexfer = found("securexfer")
+    run(Command((securexfer, "init", "--name", network.host), environment=serving_environment))
     for user in users:
         add = (securexfer, "user", "add", user, "--password-stdin")
-        run(Command(add, stdin=f"{password}\n".encode(), environment=serving))
+        run(Command(add, stdin=f"{password}\n".encode(), environment=serving_environment))
     port = free_port()
-    serve = Command((securexfer, "serve", "--host", HOST, "--port", str(port)), environment=serving)
-    with _serving(serve, port, home / "log") as server:
-        yield SecurexferServer(server, port, home, environment, password)
+    serve = Command((securexfer, "serve", "--host", network.host, "--port", str(port)), environment=serving_environment)
+    with serving(serve, port, home / "log", network) as server:
+        yield SecurexferServer(server, network, port, home, environment, password)
 
 
-# -- sshd: scp and rsync -----------------------------------------------------------------------------------
+# -- sshd: scp, rsync and tar ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SshServer:
+    """A running sshd that takes one key, as this user, and the client's configuration that knows it as `bench`."""
+
+    server: Server
+    network: Network
+    config: Path
+    inbox: Path
+
+    def peer(self, name: str, source: Source) -> Peer:
+        """Return what moves `source` by the program of that name."""
+        path, target = str(source.path), f"bench:{self.inbox}/"
+        ssh = f"{found('ssh')} -F {shlex.quote(str(self.config))}"
+        scp = (found("scp"), "-q", "-F", str(self.config))
+        pack = f"tar -c -C {shlex.quote(str(source.path.parent))} {shlex.quote(source.path.name)}"
+        unpack = shlex.quote(f"tar -x -C {shlex.quote(str(self.inbox))}")
+        commands: dict[str, tuple[str, ...]] = {
+            "scp aes128-gcm": (*scp, "-c", "aes128-gcm@openssh.com", path, target),
+            "scp": (*scp, path, target),
+            "scp -r": (*scp, "-r", path, target),
+            "tar | ssh tar": (found("sh"), "-c", f"{pack} | {ssh} bench {unpack}"),
+        }
+        if "rsync" in NEEDS[name]:
+            options = {"rsync": ("-W",), "rsync -a": ("-a",), "rsync -a --fsync": ("-a", "--fsync")}
+            commands[name] = (found("rsync"), *options[name], "-e", ssh, path, target)
+        client = Command((*self.network.at_client, *commands[name]))
+        unit = MTIME_UNITS.get(name)
+        return Peer(name, client, source, self.inbox / source.path.name, self.server, mtime_unit=unit)
 
 
 @contextlib.contextmanager
-def ssh_peers(place: Path, source: Path) -> Iterator[list[Peer]]:
-    """Start an sshd that takes one key, as this user."""
+def ssh_server(place: Path, network: Network = LOOPBACK) -> Iterator[SshServer]:
+    """Start an sshd with keys and a configuration of its own."""
     place.mkdir(mode=0o700)
     inbox = place / "inbox"
     inbox.mkdir()
     host_key, user_key = place / "host_key", place / "user_key"
     for key in (host_key, user_key):
-        run(Command((_found("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(key))))
+        run(Command((found("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(key))))
     port = free_port()
     known_hosts = place / "known_hosts"
-    known_hosts.write_text(f"[{HOST}]:{port} {host_key.with_suffix('.pub').read_text()}")
-    server_config = _write(
+    known_hosts.write_text(f"[{network.host}]:{port} {host_key.with_suffix('.pub').read_text()}")
+    server_config = write(
         place / "sshd_config",
         f"""
-        ListenAddress {HOST}
+        ListenAddress {network.host}
         Port {port}
         HostKey {host_key}
         PidFile none
@@ -170,11 +199,11 @@ def ssh_peers(place: Path, source: Path) -> Iterator[list[Peer]]:
         Subsystem sftp internal-sftp
         """,
     )
-    client_config = _write(
+    client_config = write(
         place / "ssh_config",
         f"""
         Host bench
-            HostName {HOST}
+            HostName {network.host}
             Port {port}
             User {getpass.getuser()}
             IdentityFile {user_key}
@@ -188,43 +217,33 @@ def ssh_peers(place: Path, source: Path) -> Iterator[list[Peer]]:
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # root's sshd insists on it; the service makes it at boot
-    serve = Command((_found("sshd"), "-D", "-e", "-f", str(server_config)))
-    with _serving(serve, port, place / "log") as server:
-        target = f"bench:{inbox}/"
-        clients = {
-            "scp aes128-gcm": ("scp", "-q", "-F", str(client_config), "-c", "aes128-gcm@openssh.com"),
-            "scp": ("scp", "-q", "-F", str(client_config)),
-            "rsync": ("rsync", "-W", "-e", f"{program('ssh')} -F {client_config}"),
-        }
-        yield [
-            Peer(name, Command((_found(client), *options, str(source), target)), inbox / source.name, server)
-            for name, (client, *options) in clients.items()
-            if not missing(name)
-        ]
+    serve = Command((found("sshd"), "-D", "-e", "-f", str(server_config)))
+    with serving(serve, port, place / "log", network) as server:
+        yield SshServer(server, network, client_config, inbox)
 
 
 # -- nginx: curl -------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def curl_peer(place: Path, source: Path) -> Iterator[Peer]:
+def curl_peer(place: Path, source: Source) -> Iterator[Peer]:
     """Start an nginx that takes PUT over TLS 1.3; its client's job includes a digest of each end's file."""
     place.mkdir(mode=0o700)
     inbox = place / "inbox"
     inbox.mkdir()
-    openssl = _found("openssl")
+    openssl = found("openssl")
     certificate, key = place / "server.pem", place / "server.key"
     run(
         Command(
             (
                 *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-                *("-subj", f"/CN={HOST}", "-addext", f"subjectAltName=IP:{HOST}", "-days", "2"),
+                *("-subj", f"/CN={LOOPBACK.host}", "-addext", f"subjectAltName=IP:{LOOPBACK.host}", "-days", "2"),
                 *("-keyout", str(key), "-out", str(certificate)),
             )
         )
     )
     port = free_port()
-    config = _write(
+    config = write(
         place / "nginx.conf",
         f"""
         {"user root;" if os.geteuid() == 0 else ""}
@@ -243,7 +262,7 @@ def curl_peer(place: Path, source: Path) -> Iterator[Peer]:
             client_max_body_size 0;
             client_body_buffer_size 1m;  # the fastest of 16k (the default), 256k, 1m and 4m
             server {{
-                listen {HOST}:{port} ssl;
+                listen {LOOPBACK.host}:{port} ssl;
                 ssl_certificate {certificate};
                 ssl_certificate_key {key};
                 ssl_protocols TLSv1.3;
@@ -253,64 +272,11 @@ def curl_peer(place: Path, source: Path) -> Iterator[Peer]:
         }}
         """,
     )
-    received = inbox / source.name
+    received = inbox / source.path.name
     upload = (
-        *(_found("curl"), "--silent", "--show-error", "--fail", "--noproxy", "*", "--cacert", str(certificate)),
-        *("-T", str(source), f"https://{HOST}:{port}/{source.name}"),
+        *(found("curl"), "--silent", "--show-error", "--fail", "--noproxy", "*", "--cacert", str(certificate)),
+        *("-T", str(source.path), f"https://{LOOPBACK.host}:{port}/{source.path.name}"),
     )
-    digests = tuple(Command((openssl, "dgst", "-sha256", str(file))) for file in (source, received))
-    with _serving(Command((_found("nginx"), "-e", "stderr", "-c", str(config))), port, place / "log") as server:
-        yield Peer("curl + sha256", Command(upload), received, server, digests)
-
-
-# -- what they share ---------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listened on a moment ago."""
-    with socket.create_server((HOST, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def _serving(command: Command, port: int, log: Path) -> Iterator[Server]:
-    """Run a server until the block ends, and enter the block when it answers on its port."""
-    with log.open("wb") as output:
-        # A session of its own: Ctrl-C at the terminal is for this program, which stops its servers itself.
-        process = subprocess.Popen(
-            command.arguments,
-            env=command.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        server = Server(process.pid, log)
-        deadline = time.monotonic() + START_SECONDS
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise BenchError(f"{command.arguments[0]} did not start\n{server.last_words()}")
-            time.sleep(0.02)
-        yield server
-    finally:
-        stop(process)
-
-
-def _answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
-        return True
-    return False
-
-
-def _found(name: str) -> str:
-    path = program(name)
-    if path is None:
-        raise BenchError(f"{name} is not installed")
-    return path
-
-
-def _write(path: Path, text: str) -> Path:
-    path.write_text(text)
-    return path
+    digests = tuple(Command((openssl, "dgst", "-sha256", str(file))) for file in (source.path, received))
+    with serving(Command((found("nginx"), "-e", "stderr", "-c", str(config))), port, place / "log") as server:
+        yield Peer("curl + sha256", Command(upload), source, received, server, digests)

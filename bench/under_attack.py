@@ -7,7 +7,6 @@ First honest senders alone, for a tenth of the time; then the same beside the at
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import multiprocessing
 import socket
@@ -22,8 +21,9 @@ from typing import TYPE_CHECKING
 from many_senders import RETRYING, hang
 from measuring import BenchError, finish, running
 from options import between, end_with, machine, parser, size
-from peers import HOST, securexfer_server
-from sources import make_source, workplace
+from peers import securexfer_server
+from serving import HOST
+from sources import make_file, workplace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,10 +76,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(workplace(chosen.directory, chosen.size * chosen.senders * 3))
         server = stack.enter_context(securexfer_server(place / "securexfer", [*users, SLOW_USER]))
-        peers = []
-        for user in users:
-            make_source(place / f"{user}.bin", chosen.size)
-            peers.append(server.peer(place / f"{user}.bin", user))
+        peers = [server.peer(make_file(place / f"{user}.bin", chosen.size), user) for user in users]
         send_for(peers, 2.0)  # the first logins, and what is done once only
         before = held(server.server.pid)
         alone = send_for(peers, max(2.0, chosen.seconds / 10))
@@ -132,17 +129,16 @@ def send_for(peers: list[Peer], seconds: float) -> Honest:
     end = time.monotonic() + seconds
 
     def send_on(peer: Peer) -> None:
-        source = Path(peer.client.arguments[2])
         while time.monotonic() < end:
             peer.received.unlink(missing_ok=True)
             began = time.monotonic()
             with running(peer.client) as process:
                 ended = finish(process)
             took = time.monotonic() - began
-            good = ended.code == 0 and _digest(peer.received) == _digest(source)
+            good = ended.code == 0 and _arrived(peer)
             with lock:
                 honest.sent += good
-                honest.bytes += source.stat().st_size if good else 0
+                honest.bytes += peer.source.size if good else 0
                 honest.retries += ended.stderr.count(RETRYING)
                 honest.slowest = max(honest.slowest, took)
                 if not good:
@@ -158,12 +154,12 @@ def send_for(peers: list[Peer], seconds: float) -> Honest:
     return honest
 
 
-def _digest(path: Path) -> str:
+def _arrived(peer: Peer) -> bool:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return "not there"
+        peer.source.check(peer.received, mtime_unit=peer.mtime_unit)
+    except BenchError:
+        return False
+    return True
 
 
 # -- the others --------------------------------------------------------------------------------------------------

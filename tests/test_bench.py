@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.dom import minidom
 
 import pytest
 
@@ -22,6 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks 
 
 BENCH = Path(__file__).parent.parent / "bench"
 DEBIAN = ("scp", "ssh", "ssh-keygen", "sshd", "rsync", "curl", "nginx", "openssl")
+TREE_PEERS = ("securexfer", "rsync -a", "rsync -a --fsync", "tar | ssh tar", "scp -r")
 SEARCHED = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 needs_peers = pytest.mark.skipif(
     any(shutil.which(name, path=SEARCHED) is None for name in DEBIAN), reason=f"needs {', '.join(DEBIAN)}"
@@ -40,12 +43,6 @@ def measured(program: str, *arguments: str | Path, **environment: str) -> dict[s
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(BENCH)
-    return importlib.import_module
 
 
 @pytest.mark.debian
@@ -90,6 +87,110 @@ def test_small_file_compares_with_scp(tmp_path: Path) -> None:
     assert found["summaries"][1]["ratio"] > 0
 
 
+@pytest.mark.debian
+@needs_peers
+def test_trees_moves_made_trees_with_every_peer_and_leaves_nothing(tmp_path: Path) -> None:
+    works = [option for work in ("small", "tiny", "again") for option in ("--work", work)]
+    options = (*works, "--directories", "1", "--runs", "1", "--directory", tmp_path, "--peers", *TREE_PEERS)
+    found = measured("trees.py", *options)
+    assert {name: (work["files"], work["size"]) for name, work in found["works"].items()} == {
+        "small": (100, 100 * 4096),
+        "tiny": (100, 100 * 1024),
+        "again": (100, 100 * 4096),
+    }
+    for name, work in found["works"].items():
+        assert work["missing"] == {}
+        peers = [each["peer"] for each in work["summaries"]]
+        assert peers == [peer for peer in TREE_PEERS if name != "again" or peer.startswith(("securexfer", "rsync"))]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.debian
+@needs_peers
+@pytest.mark.parametrize("again", [False, True])
+def test_what_arrived_stays_in_place_for_a_second_send_and_for_no_other(
+    bench_module: Any, tmp_path: Path, again: bool
+) -> None:
+    comparing, sources = bench_module("comparing"), bench_module("sources")
+    source = sources.make_tree(tmp_path / "tree", 1, 2, 10)
+    found = comparing.compare_moving(source, "a tree", ["rsync -a"], tmp_path, 1, again=again)
+    assert (found.files, found.size, len(found.runs)) == (2, 20, 1)
+    assert (tmp_path / "ssh" / "inbox" / "tree").exists() == again
+
+
+@pytest.mark.debian
+@needs_peers
+def test_trees_moves_packages_that_are_installed_already(bench_module: Any, tmp_path: Path) -> None:
+    pinned = bench_module("trees").PINNED
+    place = tmp_path / "packages" / "-".join(sorted(pin.replace("==", "-") for pin in pinned))
+    (place / "numpy").mkdir(parents=True)
+    (place / "numpy" / "__init__.py").write_text("1\n")
+    options = ("--runs", "1", "--directory", tmp_path, "--packages", tmp_path / "packages", "--peers", "rsync -a")
+    done = bench("trees.py", "--work", "site", *options)
+    assert done.returncode == 0, done.stderr
+    assert "(1 files, 2 bytes)" in done.stdout
+    assert "securexfer / peer" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["packages"]
+
+
+@pytest.mark.root
+@pytest.mark.debian
+@needs_peers
+@pytest.mark.parametrize(
+    ("works", "peers"),
+    [
+        (("small", "few"), {"small": ["securexfer", "rsync -a", "tar | ssh tar"], "few": ["scp -r"]}),
+        (("file",), {"file": ["securexfer", "scp", "rsync"]}),
+    ],
+)
+def test_wan_compares_over_the_line_that_was_asked_for_and_leaves_nothing(
+    works: tuple[str, ...], peers: dict[str, list[str]], tmp_path: Path
+) -> None:
+    line = ("--rtt", "4", "--loss", "0.001", "--queue", "90000")
+    small = ("--directories", "1", "--few", "1", "--size", "20000", "--runs", "1", "--directory", tmp_path)
+    chosen = (*(option for work in works for option in ("--work", work)), "--peers", *itertools.chain(*peers.values()))
+    found = measured("wan.py", *line, *small, *chosen)
+    assert found["relay_bytes_a_second"] > 1e6
+    summaries = {name: work["summaries"] for name, work in found["works"].items()}
+    assert {name: [each["peer"] for each in of_work] for name, of_work in summaries.items()} == peers
+    for work in found["works"].values():
+        assert work["line"] == {"rtt": 0.004, "loss": 0.001, "rate": 125_000_000, "queue": 90_000, "seed": 1}
+    assert all(each["seconds"] > 0.02 for of_work in summaries.values() for each in of_work), "five round trips or more"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_chart_draws_a_bar_as_long_as_its_time_beside_ours(tmp_path: Path) -> None:
+    def summary(peer: str, seconds: float, ratio: float | None) -> dict[str, Any]:
+        return {"peer": peer, "seconds": seconds, "ratio": ratio}
+
+    ours = summary("securexfer", 2.0, None)
+    trees = {"small": {"title": "a <tree> & more", "summaries": [ours, summary("rsync", 3.0, 1.5)]}}
+    trees["alone"] = {"title": "without a pair", "summaries": [summary("scp -r", 9.0, None)]}
+    (tmp_path / "trees").write_text(json.dumps({"works": trees}))
+    (tmp_path / "file").write_text(json.dumps({"title": "a file", "summaries": [ours, summary("scp", 40.0, 20.0)]}))
+    done = bench("chart.py", tmp_path / "trees", tmp_path / "file")
+    assert done.returncode == 0, done.stderr
+    drawn = minidom.parseString(done.stdout)  # noqa: S318 - our own
+    bars = [path for path in drawn.getElementsByTagName("path") if path.getAttribute("class") in {"ours", "peer"}]
+    one, longer, same, cut = (float(re.split("[hvl]", path.getAttribute("d"))[1]) for path in bars)
+    assert (longer, same, cut) == pytest.approx((one * 1.5, one, one * 4), abs=0.1)
+    words = drawn.getElementsByTagName("desc")[0].firstChild.data
+    assert words == done.stderr.strip()
+    assert "a <tree> & more: securexfer 2.00 s; rsync 1.50 times, 3.00 s." in words
+    assert "scp 20.0 times, 40 s" in words
+    assert "without a pair" not in done.stdout
+    assert "prefers-color-scheme: dark" in done.stdout
+    assert done.stdout.count("http") == 1, "its own name space, and nothing from elsewhere"
+
+
+def test_chart_says_what_it_cannot_draw(tmp_path: Path) -> None:
+    for text, said in (("{}", "is not a document"), ("[", "is not a document"), ('{"works": {}}', "nothing to draw")):
+        (tmp_path / "wrong").write_text(text)
+        done = bench("chart.py", tmp_path / "wrong")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert said in done.stderr
+
+
 def test_memory_gives_a_peak_of_each_side_for_each_size(tmp_path: Path) -> None:
     found = measured("memory.py", "--sizes", "64KiB", "1MiB", "--directory", tmp_path)
     assert [peak["size"] for peak in found["peaks"]] == [64 << 10, 1 << 20]
@@ -108,10 +209,10 @@ def test_many_senders_all_succeed_beside_hanging_connections(tmp_path: Path) -> 
     assert found["server_peak"] > 5 << 20
 
 
-def test_hanging_connections_are_spread_over_their_addresses_and_opened_again(module: Any) -> None:
-    many_senders, peers = module("many_senders"), module("peers")
+def test_hanging_connections_are_spread_over_their_addresses_and_opened_again(bench_module: Any) -> None:
+    many_senders, serving = bench_module("many_senders"), bench_module("serving")
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server((peers.HOST, 0)))
+        listener = stack.enter_context(socket.create_server((serving.HOST, 0)))
         hanging = stack.enter_context(many_senders.hang(listener.getsockname()[1], 4, 2))
         assert hanging.opened == 4
         accepted = [listener.accept() for _ in range(4)]
@@ -154,13 +255,16 @@ def test_under_attack_nobody_honest_fails_and_the_server_comes_to_rest(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_many_senders_counts_retries_by_what_send_says(module: Any, tmp_path: Path) -> None:
-    many_senders, peers = module("many_senders"), module("peers")
-    (tmp_path / "file").write_bytes(b"content")
-    with peers.securexfer_server(tmp_path / "server", ["ana"]) as server, socket.create_server((peers.HOST, 0)) as busy:
+def test_many_senders_counts_retries_by_what_send_says(bench_module: Any, tmp_path: Path) -> None:
+    many_senders, peers, sources = map(bench_module, ("many_senders", "peers", "sources"))
+    source = sources.make_file(tmp_path / "file", 7)
+    with (
+        peers.securexfer_server(tmp_path / "server", ["ana"]) as server,
+        socket.create_server(("127.0.0.1", 0)) as busy,
+    ):
         busy.settimeout(30)
-        command = replace(server, port=busy.getsockname()[1]).peer(tmp_path / "file", "ana").client
-        with module("measuring").running(command) as sending:
+        command = replace(server, port=busy.getsockname()[1]).peer(source, "ana").client
+        with bench_module("measuring").running(command) as sending:
             for _ in range(2):
                 busy.accept()[0].close()
             with busy.accept()[0]:
@@ -179,9 +283,9 @@ def test_A02_login_timing_tries_every_kind_and_compares_every_pair(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_A02_the_p_of_two_samples_is_that_of_the_books(module: Any) -> None:
+def test_A02_the_p_of_two_samples_is_that_of_the_books(bench_module: Any) -> None:
     """Values from scipy.stats.mannwhitneyu(..., method="asymptotic"), with ties and without."""
-    p = module("login_timing").mann_whitney
+    p = bench_module("login_timing").mann_whitney
     assert p([19, 22, 16, 29, 24], [20, 11, 17, 12]) == pytest.approx(0.1113468865, abs=1e-9)
     assert p([1, 2, 2, 3, 3, 3, 4], [2, 3, 3, 4, 4, 5, 5]) == pytest.approx(0.0860363144, abs=1e-9)
     assert p(range(50), range(50)) == pytest.approx(1.0)
@@ -189,8 +293,8 @@ def test_A02_the_p_of_two_samples_is_that_of_the_books(module: Any) -> None:
     assert p(range(100), range(1000, 1100)) == pytest.approx(2.5621437e-34, rel=1e-6, abs=0)
 
 
-def test_A02_medians_that_are_apart_are_told_apart(module: Any) -> None:
-    pair = module("login_timing").Pair
+def test_A02_medians_that_are_apart_are_told_apart(bench_module: Any) -> None:
+    pair = bench_module("login_timing").Pair
     assert pair("a", "b", (0.100, 0.102), 0.5).same
     assert pair("a", "b", (0.100, 0.104), 0.5).same  # 4 ms, and within 5 %
     assert not pair("a", "b", (0.100, 0.106), 0.5).same
@@ -208,6 +312,9 @@ def test_A02_medians_that_are_apart_are_told_apart(module: Any) -> None:
         ("many_senders.py", "--senders", "2001"),
         ("under_attack.py", "--seconds", "0"),
         ("many_senders.py", "--directory", "/nonexistent"),
+        ("trees.py", "--directories", "0"),
+        ("wan.py", "--loss", "1"),
+        ("wan.py", "--rtt", "nan"),
     ],
 )
 def test_options_out_of_bounds_are_refused_by_name(program: str, option: str, value: str) -> None:
@@ -219,14 +326,30 @@ def test_options_out_of_bounds_are_refused_by_name(program: str, option: str, va
 @pytest.mark.debian
 @needs_peers
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path, how: signal.Signals) -> None:
-    arguments = ("--size", "1MiB", "--runs", "100", "--peers", "scp", "curl + sha256", "--directory", str(tmp_path))
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("large_file.py", "--size", "1MiB", "--peers", "scp", "curl + sha256"),
+        ("trees.py", "--work", "small", "--directories", "2", "--peers", "rsync -a", "tar | ssh tar"),
+        pytest.param(
+            ("wan.py", "--work", "small", "--directories", "2", "--peers", "tar | ssh tar"), marks=pytest.mark.root
+        ),
+    ],
+    ids=lambda value: value[0],
+)
+def test_an_interrupted_run_leaves_no_process_and_no_file(
+    tmp_path: Path, bench_module: Any, command: tuple[str, ...], how: signal.Signals
+) -> None:
+    program, *options = command
+    arguments = (*options, "--runs", "100", "--directory", str(tmp_path))
     with subprocess.Popen(
-        [sys.executable, BENCH / "large_file.py", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [sys.executable, BENCH / program, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     ) as running:
         assert running.stderr
-        running.stderr.readline()  # the first run is over, the second under way
-        assert processes_naming(tmp_path)
+        while b"1/100" not in running.stderr.readline():  # then the first run is over, the second under way
+            assert running.poll() is None
+        started = bench_module("measuring").descendants(running.pid)[1:]
+        assert processes_naming(tmp_path, program)
         for _ in range(5):  # people press twice, and timeout(1) sends twice
             running.send_signal(how)
             time.sleep(0.01)
@@ -234,12 +357,16 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(tmp_path: Path, how: s
     assert running.returncode == 130
     assert list(tmp_path.iterdir()) == []
     deadline = time.monotonic() + 10  # sshd's own children end when their client is gone
-    while (left := processes_naming(tmp_path)) and time.monotonic() < deadline:
+    while (left := processes_left(tmp_path, program, started)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert left == []
 
 
-def processes_naming(path: Path) -> list[str]:
+def processes_left(path: Path, program: str, started: list[int]) -> list[str]:
+    return processes_naming(path, program) + [str(pid) for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+def processes_naming(path: Path, program: str) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -247,13 +374,13 @@ def processes_naming(path: Path) -> list[str]:
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if str(path) in command and "large_file.py" not in command:
+            if str(path) in command and program not in command:
                 found.append(command)
     return found
 
 
-def test_the_ratio_is_the_peers_seconds_over_ours_in_the_same_pair(module: Any) -> None:
-    comparing, measuring = module("comparing"), module("measuring")
+def test_the_ratio_is_the_peers_seconds_over_ours_in_the_same_pair(bench_module: Any) -> None:
+    comparing, measuring = bench_module("comparing"), bench_module("measuring")
 
     def run(peer: str, against: str, turn: int, seconds: float) -> Any:
         return comparing.Run(peer, against, turn, measuring.Cost(seconds, 0, 0, 0, 0))
@@ -266,24 +393,55 @@ def test_the_ratio_is_the_peers_seconds_over_ours_in_the_same_pair(module: Any) 
     ]
     found = comparing.summarise(runs, "scp")
     assert (found.ratio_least, found.ratio, found.ratio_most) == (2.0, 3.0, 10.0)
+    assert found.ours_over_theirs() == pytest.approx((1 / 3, 1 / 10, 1 / 2))
     assert comparing.summarise(runs, "rsync").ratio == 0.1
+    assert comparing.summarise(runs, "rsync").ours_over_theirs()[0] == 10
     assert comparing.summarise(runs, "securexfer").ratio is None
 
 
-def test_a_received_file_that_differs_or_is_missing_stops_the_run(module: Any, tmp_path: Path) -> None:
-    sources, measuring = module("sources"), module("measuring")
-    digest = sources.make_source(tmp_path / "source", 100_000)
-    sources.check_received(tmp_path / "source", digest)
-    content = bytearray((tmp_path / "source").read_bytes())
+def test_a_received_tree_that_is_not_the_source_stops_the_run(bench_module: Any, tmp_path: Path) -> None:
+    sources, measuring = bench_module("sources"), bench_module("measuring")
+    source = sources.make_tree(tmp_path / "source", 2, 3, 1000)
+    assert (len(source.entries), source.size) == (6, 6000)
+    received = tmp_path / "received"
+    changed = received / "directory-0001" / "file-0002"
+
+    def afresh() -> int:
+        shutil.rmtree(received, ignore_errors=True)
+        shutil.copytree(source.path, received)
+        source.check(received, mtime_unit=sources.NANOSECOND)
+        return changed.stat().st_mtime_ns
+
+    time_ns = afresh() // 10**9 * 10**9
+    os.utime(source.path / "directory-0001" / "file-0002", ns=(time_ns, time_ns))
+    source = sources.Source(source.path, sources.entries_of(source.path))
+    for unit, later in ((sources.NANOSECOND, 1), (sources.SECOND, 10**9)):
+        afresh()
+        os.utime(changed, ns=(time_ns, time_ns + later - 1))
+        source.check(received, mtime_unit=unit)
+        os.utime(changed, ns=(time_ns, time_ns + later))
+        with pytest.raises(measuring.BenchError, match=r"file-0002 has another time"):
+            source.check(received, mtime_unit=unit)
+        source.check(received, mtime_unit=None)
+    content = bytearray(changed.read_bytes())
     content[-1] ^= 1
-    (tmp_path / "changed").write_bytes(content)
-    for name in ("changed", "missing"):
-        with pytest.raises(measuring.BenchError, match=name):
-            sources.check_received(tmp_path / name, digest)
+    changed.write_bytes(content)
+    with pytest.raises(measuring.BenchError, match="file-0002 differs"):
+        source.check(received, mtime_unit=None)
+    changed.unlink()
+    with pytest.raises(measuring.BenchError, match="5 files of 6: directory-0001/file-0002 is missing"):
+        source.check(received, mtime_unit=None)
+    afresh()
+    (received / "extra").touch()
+    with pytest.raises(measuring.BenchError, match="7 files of 6: extra is"):
+        source.check(received, mtime_unit=None)
+    shutil.rmtree(received)
+    with pytest.raises(measuring.BenchError, match="was not received"):
+        source.check(received, mtime_unit=None)
 
 
-def test_the_processor_time_of_a_server_includes_children_that_have_ended(module: Any) -> None:
-    measuring = module("measuring")
+def test_the_processor_time_of_a_server_includes_children_that_have_ended(bench_module: Any) -> None:
+    measuring = bench_module("measuring")
     burn = "import time\nwhile time.process_time() < 0.3: pass"
     script = f"{sys.executable} -c '{burn}'; echo done; read line"
     with subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:

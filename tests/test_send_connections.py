@@ -20,6 +20,7 @@ from hostile.listeners import HOST, Listener, TlsListener, answer_all, read_exac
 from lab import SECUREXFER, Lab, environment
 
 from securexfer import client
+from securexfer.client import connecting
 from securexfer.errors import SecurexferError
 from securexfer.net.tls import client_context
 from securexfer.wire import framing
@@ -247,14 +248,14 @@ def test_T22_a_server_that_leaves_before_the_handshake_is_told_in_words(
         sock.sendall(banner)
         reset(sock)
 
-    reach = client._reach
+    reach = connecting._reach
 
     def late(target: client.Target) -> socket.socket:
         sock = reach(target)
         time.sleep(0.2)  # until the reset has come
         return sock
 
-    monkeypatch.setattr(client, "_reach", late)
+    monkeypatch.setattr(connecting, "_reach", late)
     trusting = client_context((place.home / "ca.pem").read_text(), client.PROTOCOLS)
     with Listener(answer) as listener, pytest.raises(SecurexferError) as raised:
         client.connect(client.Target("ana", HOST, listener.port, ""), trusting)

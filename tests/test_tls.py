@@ -203,14 +203,14 @@ def test_T17_a_certified_server_that_speaks_something_else(
     with TlsListener(make_leaf(authority).context(tmp_path, *protocols)) as listener:
         result = send_to(place, listener.port)
     assert result.returncode == 3, result.stderr
-    assert "is certified, but did not agree to speak securexfer/1" in result.stderr
+    assert "is certified, but did not agree to speak securexfer/2 or securexfer/1" in result.stderr
     assert listener.received == []
     assert listener.count == 1
 
 
 NEWER = f"""#!{sys.executable}
-from securexfer import client
-client.PROTOCOLS = ("securexfer/9",)
+from securexfer.client import connecting
+connecting.PROTOCOLS = ("securexfer/9",)
 from securexfer.cli import main
 main()
 """

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from securexfer.errors import ConfigurationError, SecurexferError
-from securexfer.files import check_private, create_private, make_private_directory
 
 if TYPE_CHECKING:
     import sqlite3
@@ -178,6 +177,8 @@ class DigestCache:
 def _open(path: Path) -> sqlite3.Connection:
     """Open the cache, made first where there is none. Raises any of the troubles."""
     import sqlite3
+
+    from securexfer.files import check_private, create_private, make_private_directory
 
     make_private_directory(path.parent)
     with contextlib.suppress(FileExistsError):

@@ -24,7 +24,6 @@ from securexfer.errors import (
 )
 from securexfer.names import show
 from securexfer.net.payload import BUFFER_SIZE, Buffer
-from securexfer.transfer.digests import clock_ns
 from securexfer.transfer.sources import SourceFile
 from securexfer.wire import messages
 from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH, MAX_DATA, UNKNOWN
@@ -241,7 +240,6 @@ class Sender:
 
     def _send_content(self, number: int, item: Item, source: SourceFile, digest: hashlib._Hash, offset: int) -> None:
         """Send what comes after `offset`, and the trailer; an Abort if the receiver or the source do not want to."""
-        began = clock_ns()
         left = item.size - offset
         if left >= BUFFER_SIZE:
             # Pages of the file then come to lie on pages of the buffer, and whole buffers in whole records: a tenth
@@ -267,7 +265,7 @@ class Sender:
             return
         found = digest.digest()
         item.sha256 = found.hex()
-        self._sending.digests.add(source.found, found, began)
+        self._sending.digests.add(source.found, found, source.opened_ns)
         self._end_with(number, messages.Trailer(found))
 
     def _append_data(self, number: int, length: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from securexfer.errors import SourceError
 from securexfer.names import show
+from securexfer.transfer.digests import clock_ns
 
 # Never waits on a FIFO or a device, never follows a link.
 _OPEN = (
@@ -29,6 +30,7 @@ class SourceFile:
         Only the last component is safe from links here. Whoever may rename what is above it can lead the path
         anywhere, but not to the device and inode that `tree.scan` saw without following a link.
         """
+        self.opened_ns = clock_ns()  # nothing of it was read before that
         try:
             self._descriptor = os.open(path, _OPEN)
         except OSError as error:
