@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from securexfer.storage.user import UserStorage
 
 
-class Unresumable:
+class LocalOffered:
     """A file of which nothing is here; see Offered."""
 
     have = 0
@@ -69,7 +69,7 @@ class Unresumable:
             self._claim = None
 
 
-class Beginning(Unresumable):
+class Beginning(LocalOffered):
     """A file of which another send left the beginning."""
 
     known = False
@@ -112,7 +112,7 @@ class Beginning(Unresumable):
             os.close(self._hold.descriptor)
 
 
-class Standing(Unresumable):
+class Standing(LocalOffered):
     """A file for which one of the same size stands under its name. Room is set aside only if it has to be stored."""
 
     stands = True
