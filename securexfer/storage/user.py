@@ -11,7 +11,7 @@ from securexfer.names import show
 from securexfer.storage import directories, partials
 from securexfer.storage.base import Committed, OnConflict, Outcome
 from securexfer.storage.failures import Translated, taken
-from securexfer.storage.offers import Beginning, Standing, LocalOffered
+from securexfer.storage.offers import Beginning, LocalOffered, Standing
 from securexfer.storage.publishing import Publisher
 from securexfer.storage.resumable import ResumableStaging
 from securexfer.storage.space import Claim
