@@ -41,6 +41,7 @@ class Outflow:
         self._heard = heard
         self._unheard = 0  # bytes that were sent since we last listened
         self._messages = 0  # that were heard
+        self.sent = 0  # bytes
         self._last_heard = self._last_said = time.monotonic()
         self._buffer = Buffer(self._send)
 
@@ -112,6 +113,7 @@ class Outflow:
             self._connection.send(piece, time.monotonic() + self._timeout, self._hear_in_between)
             self._last_said = time.monotonic()
             self._unheard += len(piece)
+            self.sent += len(piece)
             if self._limit:
                 self._keep_to(self._limit, len(piece))
         if self._unheard >= _LISTEN_BYTES:

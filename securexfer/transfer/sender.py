@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from securexfer.transfer.items import Item
     from securexfer.transfer.sending import Sending
 
+_PROGRESS_BYTES = 16 << 20  # more than the buffers on the way hold: some of it has arrived
 EAGER_AFTER = 8  # answers in a row that nothing is there: then the next files are probably new as well
 FIRST_OFFERS = 64  # without an answer; one more for each answer, so that no line has to be waited for
 
@@ -61,8 +62,8 @@ class Sender:
 
     @property
     def progressed(self) -> bool:
-        """Whether the receiver has committed to anything on this connection."""
-        return self._conversation.last > len(self._conversation.open)
+        """Whether this connection was of use: something was answered for, or a good deal was sent."""
+        return self._conversation.last > len(self._conversation.open) or self._out.sent >= _PROGRESS_BYTES
 
     def run(self) -> None:
         """Send everything; raise what ended it. What became of each item stands in it."""
