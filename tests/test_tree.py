@@ -278,6 +278,7 @@ def test_P26_a_prefix_says_of_every_name_what_the_whole_name_would(top: str, las
         assert refused == judged(lambda: str(Name.parse(top)))
         return
     assert judged(lambda: Parent(top).name(last)) == judged(lambda: str(Name.parse(whole)))
+    assert judged(lambda: str(Parent(top).parse(last))) == judged(lambda: str(Name.parse(whole)))
     assert Parent(top).full == (judged(lambda: Parent(top).name("a")) != (f"{top}/a" if top else "a"))
 
 

@@ -235,7 +235,7 @@ def _fields(item: Item) -> dict[str, Any]:
     }
     if error:
         fields["detail"] = error.message
-    if item.resumed:
+    if item.resumed and item.outcome != "unchanged":
         fields["resumed"] = item.resumed
     return fields
 

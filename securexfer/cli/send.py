@@ -85,6 +85,7 @@ def send(
     from securexfer.transfer.wishes import Wishes
 
     wishes = Wishes(protocol, on_conflict, retries, timeout, limit, rehash, dry_run)
+    wishes.check()
     goal = client.parse_target(target)
     selection = _select(paths, goal.directory, tuple(exclude or ()), follow=symlinks == "follow", protocol=protocol)
     authorities, user = _trust(context, home, goal, ca, ca_fingerprint, quiet=quiet)

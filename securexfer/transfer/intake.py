@@ -183,10 +183,10 @@ class Intake:
     def _parse(self, name: str) -> Name:
         """Return the safe name, having looked at its directory only if the one before was in another."""
         directory, _, last = name.rpartition("/")
-        if not directory or self._session.names is not NamePolicy.NATIVE:
-            return Name.parse(name, self._session.names)
-        if directory != self._parent.text:
+        if directory != self._parent.text or not directory or self._session.names is not NamePolicy.NATIVE:
+            parsed = Name.parse(name, self._session.names)
             self._parent = Parent(directory)
+            return parsed
         return self._parent.parse(last)
 
     # -- how it is done ------------------------------------------------------------------------------------------
