@@ -342,6 +342,8 @@ def test_who_is_taken_over_before_the_first_byte_is_told(make: Callable[..., Inb
     new = offer(inbox.for_user("ana", send_id=FIRST))
     assert new.have == 2 * MIB
     with pytest.raises(BusyError):
+        old.prefix(no_tick)
+    with pytest.raises(BusyError):
         old.stage(resume=True)
     old.drop()
     new.drop()

@@ -84,6 +84,7 @@ class Beginning(LocalOffered):
         """Hash what is here; see Offered.prefix. Raises BusyError if another transfer takes it over meanwhile."""
 
         def held() -> None:
+            self._hold.check()
             self._hold.touch()
             tick()
 
