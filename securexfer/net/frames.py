@@ -48,7 +48,7 @@ class Frames:
         self._wanted = HEADER_SIZE
         if self._end - start < HEADER_SIZE:
             return None
-        kind, length, transfer = decode_header(self._buffer[start : start + HEADER_SIZE])
+        kind, length, transfer = decode_header(self._buffer, start)
         start += HEADER_SIZE
         if kind == DATA:
             self.conversation.note(self._peer, Data, transfer)

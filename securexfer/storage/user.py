@@ -11,7 +11,7 @@ from securexfer.names import show
 from securexfer.storage import directories, partials
 from securexfer.storage.base import Committed, OnConflict, Outcome
 from securexfer.storage.failures import Translated, taken
-from securexfer.storage.offers import Beginning, Standing, Unresumable
+from securexfer.storage.offers import Beginning, LocalOffered, Standing
 from securexfer.storage.publishing import Publisher
 from securexfer.storage.resumable import ResumableStaging
 from securexfer.storage.space import Claim
@@ -45,7 +45,7 @@ class UserStorage:
         self._finder = directories.Finder(home)
         self._publisher = Publisher(inbox, user, home, policy)
 
-    def offer(self, file: Description, *, fresh: bool) -> Unresumable:
+    def offer(self, file: Description, *, fresh: bool) -> LocalOffered:
         """Set room aside for a file; see Storage.offer."""
         with Translated(file.name):
             found = self._find(file)
@@ -61,7 +61,7 @@ class UserStorage:
                         offered.drop()
                         raise
                     return offered
-            return Unresumable(self, file, found, self.claim_room(file, found))
+            return LocalOffered(self, file, found, self.claim_room(file, found))
 
     def stage(self, file: Description) -> LocalStaging:
         """Begin a file; see Storage.stage."""

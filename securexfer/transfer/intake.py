@@ -23,7 +23,7 @@ from securexfer.errors import (
     StorageFailedError,
     TruncatedError,
 )
-from securexfer.names import Name
+from securexfer.names import Name, NamePolicy, Parent
 from securexfer.storage.base import Committed as Stored
 from securexfer.storage.base import Description
 from securexfer.transfer.arrivals import Arrival
@@ -70,6 +70,7 @@ class Intake:
         self._arrivals: dict[int, Arrival] = {}  # those whose sender has not said its last word, by number
         self._refused: set[int] = set()  # of others it has not, either; what comes of them is thrown away
         self._directories: list[Arrival] = []  # that wait for what was offered before them
+        self._parent = Parent()
         self._over = False
         self.groups = Groups(storage, committer)
         self.moving: Arrival | None = None  # whose content is on its way, unless it was refused
@@ -88,7 +89,7 @@ class Intake:
         name, flags = self._directory + offer.name, offer.flags
         arrival = None
         try:
-            parsed = Name.parse(name, self._session.names)
+            parsed = self._parse(name)
             arrival = Arrival(number, Description(parsed, offer.size, offer.mtime_ns, flags & EXECUTABLE != 0))
             if flags & DIRECTORY:
                 self._await_contents(arrival)
@@ -178,6 +179,15 @@ class Intake:
             self._refuse(arrival, AbortedError(f"the sender broke it off: {abort.reason}"))
         self._refused.discard(number)
         self._release_directories()
+
+    def _parse(self, name: str) -> Name:
+        """Return the safe name, having looked at its directory only if the one before was in another."""
+        directory, _, last = name.rpartition("/")
+        if directory != self._parent.text or not directory or self._session.names is not NamePolicy.NATIVE:
+            parsed = Name.parse(name, self._session.names)
+            self._parent = Parent(directory)
+            return parsed
+        return self._parent.parse(last)
 
     # -- how it is done ------------------------------------------------------------------------------------------
 

@@ -337,9 +337,9 @@ def encode_data(transfer: int, length: int) -> bytes:
     return _HEADER.pack(DATA << 24 | length, transfer)
 
 
-def decode_header(header: bytes | memoryview) -> tuple[int, int, int]:
-    """Return kind, length and transfer; raise ProtocolError for what no frame can begin with."""
-    word, transfer = _HEADER.unpack(header)
+def decode_header(buffer: bytes | memoryview, start: int = 0) -> tuple[int, int, int]:
+    """Return kind, length and transfer of the frame that begins there; raise ProtocolError if none can begin so."""
+    word, transfer = _HEADER.unpack_from(buffer, start)
     kind, length = word >> 24, word & 0xFFFFFF
     if kind == DATA:
         _check_data(transfer, length)
