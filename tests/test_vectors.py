@@ -19,9 +19,9 @@ import stranger_client as stranger
 from vectors.loading import Vector, load, load_all
 from vectors.serving import serving_vectors
 
-from securexfer import client
 from securexfer.accounts.logins import WAITING
 from securexfer.certificates.making import EMBEDDED_CA
+from securexfer.client import login
 from securexfer.errors import ProtocolError, UnsafeNameError
 from securexfer.names import NamePolicy
 from securexfer.net.connection import DRAIN_SECONDS
@@ -207,7 +207,7 @@ def test_the_limits_in_the_specification_are_those_of_the_code() -> None:
         "reading on after the end": f"{DRAIN_SECONDS:.0f} s",
     }
     assert limits.largest_file == 1 << 40
-    assert f"at least\n{client.LOGIN_SECONDS:.0f} s for this answer" in text
+    assert f"at least\n{login.LOGIN_SECONDS:.0f} s for this answer" in text
     assert f"at least {Wishes().timeout:.0f} s, and one second more for every {ANSWER_RATE // 10**6} MB" in text
     assert f"Begin to read within {DRAIN_SECONDS:.0f} s after the last byte" in text
 
