@@ -131,17 +131,14 @@ def _as_json(now: datetime, event: Event) -> str:
     stamp = now.isoformat(timespec="milliseconds").removesuffix("+00:00")
     line = f'{{"time": "{stamp}Z", "level": "{event.level}", "event": "{event.kind}"'
     for name, value in vars(event).items():
-        line += f', "{name}": {_json_value(value)}'
+        # Three times as fast as `json.dumps` of the whole, for the types that nearly all values have.
+        if isinstance(value, str):
+            line += f', "{name}": {encode_basestring_ascii(value)}'
+        elif type(value) is int:
+            line += f', "{name}": {value}'
+        else:
+            line += f', "{name}": {json.dumps(round(value, 4) if isinstance(value, float) else value)}'
     return line + "}"
-
-
-def _json_value(value: object) -> str:
-    # Three times as fast as `json.dumps` of the whole, for the types that nearly all values have.
-    if isinstance(value, str):
-        return encode_basestring_ascii(value)
-    if type(value) is int:
-        return str(value)
-    return json.dumps(round(value, 4) if isinstance(value, float) else value)
 
 
 def _as_text(now: datetime, event: Event) -> str:

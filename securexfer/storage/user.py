@@ -68,6 +68,22 @@ class UserStorage:
         with Translated(file.name):
             return LocalStaging(self.inbox, file, self.claim_room(file, self._find(file)))
 
+    def take(self, file: Description, content: memoryview, digest: bytes) -> LocalStaging:
+        """Begin a file, write all of it, and seal it; see Storage.take."""
+        with Translated(file.name):
+            usage = self._usage_of(file, self._find(file))
+            # What is written at once need not be set aside on the disk, if only there is room.
+            self.inbox.space.check(file.size)
+            claim = Claim(self.inbox.space, usage, file.size, file.size) if usage else None
+            staging = LocalStaging(self.inbox, file, claim)
+            try:
+                staging.append(content)
+            except OSError:
+                staging.discard()
+                raise
+        staging.seal(digest)
+        return staging
+
     def begin(self, file: Description, claim: Claim) -> LocalStaging:
         """Begin a file that was offered, of which nothing is here; what comes is kept if it is worth it."""
         if self._is_resumable(file):

@@ -300,6 +300,8 @@ class Alive(NamedTuple):
 
 
 DATA: Final = 0x23
+_OFFER, _TRAILER = _LAYOUTS[Offer], _LAYOUTS[Trailer]
+_WHOLE_TRAILER = HEADER_SIZE + _TRAILER.least
 
 Message: TypeAlias = (
     Authenticate
@@ -356,6 +358,33 @@ def decode_header(buffer: bytes | memoryview, start: int = 0) -> tuple[int, int,
 def _check_data(transfer: int, length: int) -> None:
     if not 0 < length <= MAX_DATA or not 0 < transfer <= MAX_TRANSFER:
         raise ProtocolError(f"a frame of {length} bytes of payload for transfer {transfer} cannot be")
+
+
+def decode_whole(buffer: memoryview, start: int, end: int) -> tuple[int, Offer, memoryview, bytes, int] | None:
+    """Return transfer, offer, content, digest and where they end, if a whole eager file begins at `start`.
+
+    That is an eager Offer, then its content in one Data, or none if it is empty, then its Trailer, all of it before
+    `end`. None for everything else, which is taken message by message. Raises ProtocolError for an Offer that is none.
+    """
+    least = start + HEADER_SIZE + _OFFER.least
+    if end < least or buffer[start] != _OFFER.kind or buffer[start + HEADER_SIZE] & (EAGER | DIRECTORY) != EAGER:
+        return None
+    _, length, transfer = decode_header(buffer, start)
+    body, start = start + HEADER_SIZE, start + HEADER_SIZE + length
+    if end - start < HEADER_SIZE + _TRAILER.least:
+        return None
+    offer: Offer = _OFFER.decode(buffer[body:start])
+    if offer.size:
+        start += HEADER_SIZE
+        word, number = _HEADER.unpack_from(buffer, start - HEADER_SIZE)
+        if word != DATA << 24 | offer.size or number != transfer or end - start < offer.size + _WHOLE_TRAILER:
+            return None
+    content, start = buffer[start : start + offer.size], start + offer.size
+    word, number = _HEADER.unpack_from(buffer, start)
+    if word != _TRAILER.kind << 24 | _TRAILER.least or number != transfer:
+        return None
+    digest, start = bytes(buffer[start + HEADER_SIZE : start + _WHOLE_TRAILER]), start + _WHOLE_TRAILER
+    return transfer, offer, content, digest, start
 
 
 def kind_of(kind: int) -> type:

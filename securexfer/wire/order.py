@@ -121,6 +121,7 @@ TRANSFER: Final[dict[tuple[str, str, type], str]] = {
     (ABORTED, RECEIVER, Refuse): CLOSED,
 }
 MOVING: Final = frozenset({PAYLOAD, DISCARDING})
+_WHOLE: Final = frozenset(state for state, roles in OPEN.items() if roles == (SENDER, RECEIVER))
 OWED_BY_SENDER: Final = MOVING | {OFFERED, ACCEPTED, REFUSED}
 
 
@@ -152,6 +153,17 @@ class Conversation:
         if message is Summary and self.open:
             raise ProtocolError(f"the server said Summary with {len(self.open)} transfers open")
         self.state = following
+
+    def note_whole(self, transfer: int) -> bool:
+        """Take note of an eager Offer, its Data and its Trailer at once, if nothing speaks against any of them.
+
+        That is what `note` does for the three of them; where this returns False, it says what is wrong.
+        """
+        if self.state not in _WHOLE or self.moving or transfer != self.last + 1 or len(self.open) >= self.window:
+            return False
+        self.last = transfer
+        self.open[transfer] = COMPLETE
+        return True
 
     def _note_transfer(self, role: str, message: type, transfer: int, flags: int) -> None:
         if role not in OPEN.get(self.state, ()):
