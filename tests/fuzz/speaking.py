@@ -22,7 +22,7 @@ from securexfer.transfer.receiver import Receiver
 from securexfer.transfer.session import Session
 from securexfer.wire import messages
 from securexfer.wire.messages import DATA, HEADER_SIZE, MAX_DATA
-from securexfer.wire.order import IDLE
+from securexfer.wire.order import IDLE, OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -76,13 +76,31 @@ class Memory:
 
 
 def spoken(data: bytes) -> None:
-    """Hold that any bytes are read as messages that spell them, in an order that is allowed, or are refused."""
+    """Hold that any bytes are read as messages that spell them, in an order that is allowed, or are refused.
+
+    And that it makes no difference whether small files are taken as a whole where they have arrived so.
+    """
+    assert _read(data, whole=True) == _read(data, whole=False)
+
+
+def _read(data: bytes, *, whole: bool) -> tuple[object, ...]:
+    """Return how many bytes of a stream were read, how that ended, and what is known then."""
     connection = Memory(data)
     frames = Frames(connection, server=True)  # type: ignore[arg-type]  # all of it that is used
     conversation = frames.conversation
-    read = 0
-    with contextlib.suppress(ProtocolError, TruncatedError):
+    read, end = 0, ""
+    try:
         while True:
+            taken = frames.hear_whole() if whole and conversation.state in OPEN else None
+            if taken:
+                number, offer, content, digest = taken
+                frame = messages.encode(offer, number)
+                frame += messages.encode_data(number, len(content)) + bytes(content) if content else b""
+                frame += messages.encode(messages.Trailer(digest), number)
+                assert data[read : read + len(frame)] == frame
+                read += len(frame)
+                _answer(frames, messages.Trailer(digest), number)
+                continue
             heard = frames.hear()
             if heard is None:
                 frames.fill()
@@ -93,17 +111,22 @@ def spoken(data: bytes) -> None:
                 assert 0 < message.length <= MAX_DATA
                 read += HEADER_SIZE
                 while frames.payload:
-                    taken = frames.take()
-                    read += len(taken)
-                    if not taken:
+                    piece = frames.take()
+                    read += len(piece)
+                    if not piece:
                         frames.fill()
                 continue
             frame = messages.encode(message, number)
             assert data[read : read + len(frame)] == frame
             read += len(frame)
-            assert len(conversation.open) <= max(conversation.window, 0)
+            assert len(conversation.open) <= conversation.window
             _answer(frames, message, number)
+    except (ProtocolError, TruncatedError) as error:
+        end = type(error).__name__
     assert read <= len(data)
+    if conversation.moving:  # a whole file is noted at once, others in between
+        return conversation.state, end
+    return read, end, conversation.state, conversation.open, conversation.last, conversation.owed
 
 
 def _answer(frames: Frames, message: messages.Message, number: int) -> None:
@@ -114,12 +137,13 @@ def _answer(frames: Frames, message: messages.Message, number: int) -> None:
         case messages.Put():
             frames.conversation.window = 3
             frames.say(messages.Ready(3, 0, 0, 0, 0, "native"))
-        case messages.Offer(flags) if not flags & messages.DIRECTORY:
-            if number % 3 == 0:
-                frames.say(messages.Refuse(0, "NAME", ""), number)
-            elif not flags & messages.EAGER:
-                frames.say(messages.Accept(0, bytes(16)), number)
-        case messages.Offer() | messages.Trailer() if number in frames.conversation.open:
+        case messages.Offer(flags) if not flags & (messages.DIRECTORY | messages.EAGER):
+            frames.say(messages.Refuse(0, "NAME", "") if number % 3 == 0 else messages.Accept(0, bytes(16)), number)
+        case messages.Offer(messages.EAGER) if number % 3 == 0:
+            frames.say(messages.Refuse(0, "NAME", ""), number)
+        case messages.Trailer() if number % 3 == 0 and number in frames.conversation.open:
+            frames.say(messages.Refuse(0, "NAME", ""), number)
+        case messages.Offer(messages.DIRECTORY) | messages.Trailer() if number in frames.conversation.open:
             frames.say(messages.Committed("stored", 0, ""), number)
         case messages.Abort() if number in frames.conversation.open:
             frames.say(messages.Refuse(0, "ABORTED", ""), number)
@@ -146,6 +170,12 @@ class Nowhere:
 
     def stage(self, file: Description) -> Kept:
         return self.offer(file, fresh=True)
+
+    def take(self, file: Description, content: memoryview, digest: bytes) -> Kept:
+        kept = self.stage(file)
+        kept.write(content)
+        kept.seal(digest)
+        return kept
 
     def commit(self, group: Sequence[Kept]) -> list[Committed | SecurexferError]:
         return [kept.commit() for kept in group]
