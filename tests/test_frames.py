@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from securexfer.errors import ProtocolError, TruncatedError
@@ -45,7 +45,7 @@ class Arriving:
 def listen(data: bytes, sizes: list[int], *, whole: bool) -> tuple[list[Heard], str, object]:
     """Return what was said, content by itself, the error that ended it, and the state it was left in."""
     frames = Frames(cast("Connection", Arriving(data, sizes)), server=True)
-    frames.conversation.state, frames.conversation.window = SENDING, 4
+    frames.conversation.state, frames.conversation.window = SENDING, 2
     heard: list[Heard] = []
     try:
         while True:
@@ -87,9 +87,11 @@ deeds = st.lists(
         st.tuples(st.just("size"), contents, st.integers(0, 60)),
         st.tuples(st.just("totals"), contents, st.just(0)),
         st.tuples(st.just("abort"), contents, st.just(0)),
+        st.tuples(st.just("unfinished"), contents, st.just(0)),
+        st.tuples(st.just("both"), contents, st.just(0)),
         st.tuples(st.just("noise"), st.binary(max_size=12), st.just(0)),
     ),
-    max_size=6,
+    max_size=8,
 )
 
 
@@ -110,6 +112,10 @@ def said(deeds: list[tuple[str, bytes, int]]) -> bytes:
         elif deed == "totals":
             number -= 1
             frames.append(encode(Totals(1, 1)))
+        elif deed == "unfinished":
+            frames += eager(number, content)[:-1]
+        elif deed == "both":
+            frames += eager(number, content, flags=EAGER | DIRECTORY)
         elif deed == "abort":
             frames += [*eager(number, content)[:-1], encode(Abort("X"), number)]
         else:
@@ -118,6 +124,9 @@ def said(deeds: list[tuple[str, bytes, int]]) -> bytes:
 
 
 @settings(deadline=None, max_examples=400)
+@example([("unfinished", b"ab", 0), ("eager", b"cd", 0)], [50])
+@example([("eager", b"a", 0), ("eager", b"b", 0), ("eager", b"", 0)], [50])
+@example([("both", b"", 0)], [50])
 @given(deeds, st.lists(st.integers(1, 200), min_size=1, max_size=4))
 def test_taking_small_files_whole_is_hearing_their_messages_one_by_one(
     deeds: list[tuple[str, bytes, int]], sizes: list[int]
