@@ -20,6 +20,7 @@ from securexfer.storage import directories
 from securexfer.storage.base import Committed, OnConflict, Outcome
 from securexfer.storage.failures import Translated, taken
 from securexfer.storage.standing import digest_of
+from securexfer.storage.syncing import sync_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +49,8 @@ class Publisher:
             if len(group) > 1 and self._inbox.rules.durable:
                 for staging in group:
                     staging.start_writeback()
-            results = [self._place(staging, handles) for staging in group]
+            failures = sync_all([staging.sync for staging in group])
+            results = [self._place(staging, handles, failure) for staging, failure in zip(group, failures, strict=True)]
             failure = handles.sync()
             if failure:
                 results = [
@@ -76,11 +78,14 @@ class Publisher:
         if stored:
             self._inbox.index.note(self._user, stored)
 
-    def _place(self, staging: LocalStaging, handles: directories.Handles) -> Committed | SecurexferError:
-        """Make one file durable, then visible; return what was done or why not."""
+    def _place(
+        self, staging: LocalStaging, handles: directories.Handles, failure: Exception | None
+    ) -> Committed | SecurexferError:
+        """Make one file visible, unless it could not be made durable; return what was done or why not."""
         try:
             with Translated(staging.name):
-                staging.sync()
+                if failure:
+                    raise failure
                 return self._publish(staging, handles.parent(staging.name))
         except SecurexferError as error:
             return error

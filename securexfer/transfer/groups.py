@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from securexfer.errors import SecurexferError
 from securexfer.net.payload import PARALLEL_BYTES
 
 if TYPE_CHECKING:
@@ -81,17 +80,10 @@ class Groups:
         return found
 
     def _commit(self, group: list[Arrival]) -> list[tuple[Arrival, Outcome]]:
-        """Commit the staged ones, then settle the others: directories come after what is in them."""
+        """Commit the staged ones, then make the directories: they come after what is in them."""
         stagings = [arrival.staging for arrival in group if arrival.staging]
         results = iter(self._storage.commit(stagings) if stagings else ())
         committed = [next(results) if arrival.staging else None for arrival in group]
-        return [(arrival, done or _settled(arrival)) for arrival, done in zip(group, committed, strict=True)]
-
-
-def _settled(arrival: Arrival) -> Outcome:
-    try:
-        if arrival.settle is None:
-            return SecurexferError("there is nothing to be done for it")
-        return arrival.settle()
-    except SecurexferError as error:
-        return error
+        directories = [arrival.description for arrival in group if not arrival.staging]
+        made = iter(self._storage.make_directories(directories) if directories else ())
+        return [(arrival, done or next(made)) for arrival, done in zip(group, committed, strict=True)]
