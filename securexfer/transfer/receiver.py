@@ -65,7 +65,6 @@ class Receiver:
 
     def run(self) -> None:
         """Receive until the client leaves; raise what ended the session early, when that was said."""
-        problem: SecurexferError = ShuttingDownError("an error inside securexfer")
         with contextlib.ExitStack() as stack:
             stack.callback(self._bell.close)
             stack.callback(self._hasher.close)
@@ -73,10 +72,11 @@ class Receiver:
             try:
                 self._receive()
             except SecurexferError as error:
-                problem = error
+                self._end(error)
                 raise
-            finally:
-                self._end(problem)
+            except BaseException:
+                self._end(ShuttingDownError("an error inside securexfer"))
+                raise
 
     def _receive(self) -> None:
         frames, idle = self._frames, self._session.idle_seconds
