@@ -112,7 +112,7 @@ def compare(names: Sequence[str], directory: Path, size: int, turns: int, *, wat
     """Move a random file of `size` bytes with each peer that is installed, in pairs, `turns` times."""
     with workplace(directory, size) as place:
         source = make_file(place / "source.bin", size)
-        return compare_moving(source, f"one file of {size} bytes", names, place, turns, watch_memory=watch_memory)
+        return compare_moving(source, f"one file of {size / 1e6:g} MB", names, place, turns, watch_memory=watch_memory)
 
 
 def compare_moving(

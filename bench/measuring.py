@@ -237,11 +237,11 @@ def watched(server: int, interval: float | None) -> Iterator[Peaks]:
                 peaks.client_bytes = max(peaks.client_bytes, sum(map(peak_memory, descendants(peaks.client))))
 
     watcher = threading.Thread(target=look)
-    if interval is not None:
-        watcher.start()
     try:
+        if interval is not None:
+            watcher.start()  # within the block: Ctrl-C while it starts must end it, too
         yield peaks
     finally:
         ended.set()
-        if interval is not None:
+        if watcher.is_alive():
             watcher.join()

@@ -93,7 +93,7 @@ def measured(work: str, chosen: argparse.Namespace) -> Comparison:
     line = line_for(work, chosen)
     directories = chosen.few if work == "few" else chosen.directories
     room = chosen.size if work == "file" else directories * FILES * max(SMALL, BLOCK)
-    what = f"one file of {chosen.size} bytes" if work == "file" else titled(directories * FILES, SMALL)
+    what = f"one file of {chosen.size / 1e6:g} MB" if work == "file" else titled(directories * FILES, SMALL)
     title = f"{what}, {line.rtt * 1e3:g} ms{f' and {line.loss * 100:g} % loss' if line.loss else ''}"
     names = [name for name in PEERS[work] if name in chosen.peers]
     note(f"{work}: {title}")

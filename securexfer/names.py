@@ -89,25 +89,32 @@ class Name:
         return cls.parse(text, policy)
 
 
-class Prefix:
+class Parent:
     """The name of a directory, checked once: of each entry in it only the last component is looked at then.
 
     That is three times as fast as `Name.parse`, and says the same of every name, in the same words.
     """
 
-    __slots__ = ("_room", "_text")
+    __slots__ = ("_parts", "_room", "_text", "text")
 
     def __init__(self, text: str = "") -> None:
         """Check the name of the directory; none is the root of all names. Raises UnsafeNameError."""
+        self.text = text
         self._text = f"{text}/" if text else ""
+        self._parts = Name.parse(text).parts if text else ()
         self._room = 0  # bytes for a last component; none without a directory, where one name is reserved
-        if text and len(Name.parse(text).parts) < MAX_COMPONENTS:
+        if text and len(self._parts) < MAX_COMPONENTS:
             self._room = min(MAX_COMPONENT_BYTES, MAX_NAME_BYTES - len(self._text.encode()))
 
     @property
     def full(self) -> bool:
         """Whether no name in this directory is short enough: it has all the components or bytes a name may have."""
         return bool(self._text) and self._room < 1
+
+    def parse(self, last: str) -> Name:
+        """Return the safe name of an entry; raise UnsafeNameError as `Name.parse` does for the whole name."""
+        text = self.name(last)
+        return Name((*self._parts, last)) if "/" not in last else Name.parse(text)
 
     def name(self, last: str) -> str:
         """Return the safe name of an entry; raise UnsafeNameError as `Name.parse` does for the whole name."""

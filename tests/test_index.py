@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from securexfer.storage.base import Staging
-    from securexfer.storage.offers import Unresumable
+    from securexfer.storage.offers import LocalOffered
     from securexfer.storage.user import UserStorage
 
 X = Name.parse("x")
@@ -66,7 +66,7 @@ def store(storage: UserStorage, content: bytes = CONTENT, name: Name = X) -> Com
     return result
 
 
-def offer(storage: UserStorage, size: int = len(CONTENT), *, fresh: bool = False, name: Name = X) -> Unresumable:
+def offer(storage: UserStorage, size: int = len(CONTENT), *, fresh: bool = False, name: Name = X) -> LocalOffered:
     return storage.offer(Description(name, size), fresh=fresh)
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from securexfer.storage.base import Staging
-    from securexfer.storage.offers import Unresumable
+    from securexfer.storage.offers import LocalOffered
     from securexfer.storage.user import UserStorage
 
 MIB = 1 << 20
@@ -82,7 +82,7 @@ def described(size: int = len(CONTENT), mtime_ns: int | None = 10**18, name: Nam
     return Description(name, size, mtime_ns)
 
 
-def offer(storage: UserStorage, file: Description | None = None, *, fresh: bool = False) -> Unresumable:
+def offer(storage: UserStorage, file: Description | None = None, *, fresh: bool = False) -> LocalOffered:
     return storage.offer(file or described(), fresh=fresh)
 
 
@@ -273,10 +273,9 @@ def test_a_takeover_at_any_moment_of_a_write(make: Callable[..., Inbox]) -> None
 
         def write(old: Staging = old, taken: threading.Event = taken, ended: threading.Event = ended) -> None:
             with contextlib.suppress(BusyError), old:
-                for _ in range(2000):
+                while not taken.is_set():
                     old.write(memoryview(b"o"))
-                    if taken.wait(0):
-                        old.write(memoryview(b"LATE"))
+                old.write(memoryview(b"LATE"))
             ended.set()
 
         thread = threading.Thread(target=write)
@@ -342,6 +341,8 @@ def test_who_is_taken_over_before_the_first_byte_is_told(make: Callable[..., Inb
     old = offer(storage)
     new = offer(inbox.for_user("ana", send_id=FIRST))
     assert new.have == 2 * MIB
+    with pytest.raises(BusyError):
+        old.prefix(no_tick)
     with pytest.raises(BusyError):
         old.stage(resume=True)
     old.drop()

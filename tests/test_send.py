@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,10 +24,12 @@ from hostile.listeners import HOST, TlsListener, answer_all
 from lab import PASSWORD, SECUREXFER, Lab, Server, environment
 
 from securexfer import client
+from securexfer.cli.amounts import parse_rate
 from securexfer.cli.report import Report
 from securexfer.cli.tally import Selection
 from securexfer.net.tls import client_context
 from securexfer.transfer.items import Item
+from securexfer.transfer.wishes import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,7 +128,7 @@ def test_C01_json_has_the_keys_of_the_contract(place: Lab, server: Server, tmp_p
         "reason": None,
     }
     refused, failed = by_name[f"{there}/taken"], by_name[f"{there}/pipe"]
-    for entry, status, reason in ((refused, "refused", "REFUSED"), (failed, "failed", "SOURCE")):
+    for entry, status, reason in ((refused, "refused", "EXISTS"), (failed, "failed", "SOURCE")):
         assert list(entry) == [*FILE_KEYS, "detail"]
         assert (entry["status"], entry["reason"], entry["stored_as"]) == (status, reason, None)
         assert entry["detail"]
@@ -155,7 +158,7 @@ def test_quiet_prints_errors_only(place: Lab, server: Server, tmp_path: Path, th
     path.write_bytes(b"other")
     result = place.send(server, "--quiet", path, target=f"/{there}")
     assert (result.returncode, result.stdout) == (5, "")
-    assert result.stderr.startswith(f"securexfer: the server did not store '{there}/a'\n  ")
+    assert result.stderr.startswith(f"securexfer: the server did not store '{there}/a': ")
 
 
 def test_each_failure_is_named_and_each_reason_explained_once(
@@ -222,16 +225,16 @@ def test_C01_P05_P27_names_that_cannot_be_sent_whole_are_refused_here(
     for path in bad:
         path.write_bytes(b"x")
     before = len(server.events("conn.open"))
-    alone = place.send(server, bad[0])
+    alone = place.send(server, "--protocol", "1", bad[0])
     assert alone.returncode == 5, alone.stderr
-    result = place.send(server, "--json", *bad)
+    result = place.send(server, "--protocol", "1", "--json", *bad)
     assert result.returncode == 5, result.stderr
     assert [(entry["status"], entry["reason"]) for entry in lines_of(result)[:-1]] == [("refused", "NAME")] * len(bad)
     assert all(character.isprintable() or character == "\n" for character in result.stderr + result.stdout)
     assert result.stderr.count("securexfer: the name ") == len(bad)
     assert len(server.events("conn.open")) == before
     (good,) = make(tmp_path, **{there: b"y"})
-    result = place.send(server, *bad, good)  # (below a DIRECTORY two of them would be fine)
+    result = place.send(server, "--protocol", "1", *bad, good)  # (below a DIRECTORY two of them would be fine)
     assert result.returncode == 7, result.stderr
     assert stored(place, there) == {there: b"y"}
     assert set(place.stored()).isdisjoint(BAD_NAMES.values())
@@ -240,9 +243,9 @@ def test_C01_P05_P27_names_that_cannot_be_sent_whole_are_refused_here(
 
 def test_a_name_of_128_bytes_is_sent_and_the_directory_counts(place: Lab, server: Server, tmp_path: Path) -> None:
     (path,) = make(tmp_path, **{"n" * 126: b"x"})
-    assert place.send(server, path, target="/d").returncode == 0
+    assert place.send(server, "--protocol", "1", path, target="/d").returncode == 0
     assert place.stored()["d/" + "n" * 126] == b"x"
-    assert place.send(server, path, target="/dd").returncode == 5
+    assert place.send(server, "--protocol", "1", path, target="/dd").returncode == 5
 
 
 @pytest.mark.parametrize(
@@ -293,14 +296,127 @@ def test_C03_a_host_with_letters_of_any_script_is_named_as_it_is_looked_up(
         assert host not in result.stderr + result.stdout
 
 
-def test_C01_what_needs_protocol_2_is_refused(place: Lab, server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("conflict", ["refuse", "rename", "replace", "skip"])
+def test_C01_what_needs_protocol_2_is_refused_with_protocol_1(
+    place: Lab, server: Server, tmp_path: Path, conflict: str
+) -> None:
+    """Exit 2, before connecting; the option is named, and without it all is well."""
+    (path,) = make(tmp_path, a=b"x")
+    before = len(server.events("conn.open"))
+    options = [["--on-conflict", conflict], ["--limit", "1M"], ["--rehash"], ["--dry-run"], ["--exclude", "*.o"]]
+    for option in [*options, ["--symlinks", "follow"]]:
+        result = place.send(server, path, "--protocol", "1", *option)
+        assert result.returncode == 2, result.stderr
+        assert option[0] in result.stderr
+        assert "protocol 1" in result.stderr
+        assert "Leave " in result.stderr
+    assert len(server.events("conn.open")) == before
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--protocol", "two"], ["--protocol", "3"], ["--protocol", "0"], ["--on-conflict", "ask"], ["--nonsense"],
+        ["--symlinks", "copy"], ["--retries", "-1"], ["--timeout", "0"], ["--timeout", "nan"], ["--limit", "9999"],
+        ["--limit", "fast"], ["--limit", "20X"],
+    ],
+)  # fmt: skip
+def test_C01_an_option_that_means_nothing_is_refused(
+    place: Lab, server: Server, tmp_path: Path, option: list[str]
+) -> None:
     """Exit 2, before connecting."""
     (path,) = make(tmp_path, a=b"x")
     before = len(server.events("conn.open"))
-    for option in (["--on-conflict", "rename"], ["--protocol", "2"], ["--protocol", "two"], ["--nonsense"]):
-        result = place.send(server, path, *option)
-        assert result.returncode == 2, result.stderr
+    result = place.send(server, path, *option)
+    assert result.returncode == 2, result.stderr
+    assert option[0] in result.stderr
     assert len(server.events("conn.open")) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("10k", 10_000), ("20M", 20_000_000), ("20MB/s", 20_000_000), ("64Ki", 65_536), ("123456", 123_456)],
+)
+def test_a_rate_is_written_as_people_write_it(text: str, rate: int) -> None:
+    assert parse_rate(text) == rate
+
+
+def test_a_directory_needs_protocol_2_and_protocol_1_says_what_to_do(
+    place: Lab, server: Server, tmp_path: Path, there: str
+) -> None:
+    """Exit 1 if it is all there is, 7 beside a file; never silently the files in it."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (path,) = make(tmp_path, a=b"x")
+    make(tree, b=b"y")
+    for paths, code in (([tree], 1), ([path, tree], 7)):
+        result = place.send(server, "--protocol", "1", *paths, target=f"/{there}")
+        assert result.returncode == code, result.stderr
+        assert f"securexfer: {tree} is a directory, not a file\n" in result.stderr
+        assert f"or pack it: tar czf tree.tar.gz {tree}\n" in result.stderr
+    assert stored(place, there) == {"a": b"x"}
+
+
+# -- what would be sent --------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_asks_the_server_and_sends_nothing(place: Lab, server: Server, tmp_path: Path, there: str) -> None:
+    """What would be sent is on stdout; what would be refused or cannot be sent is an error as it would be then."""
+    tree = tmp_path / "tree"
+    (tree / "empty").mkdir(parents=True)
+    make(tree, a_csv=b"one", b_o=b"two", c_csv=b"three\n")
+    (tree / "link").symlink_to("a.csv")
+    command: list[str | Path] = ["--dry-run", "--exclude", "*.o", tree]
+    result = place.send(server, *command, target=f"/{there}")
+    assert result.returncode == 0, result.stderr
+    assert (
+        result.stdout.splitlines()
+        == [
+            f"{there}/tree/a.csv",
+            f"{there}/tree/c.csv",
+            f"2 files, 9 B, would be sent to localhost:{server.port}",
+            "  1 symbolic link skipped (send them with --symlinks follow)",
+            "  1 left out by --exclude",
+        ]
+        or "  1 file unchanged" in result.stdout
+    )
+    result = place.send(server, *command, "--json", target=f"/{there}")
+    *events, summary = lines_of(result)
+    assert {event["name"]: event["status"] for event in events} == {
+        f"{there}/tree/a.csv": "offered", f"{there}/tree/c.csv": "offered",
+    }  # fmt: skip
+    assert (summary["files"], summary["stored"], summary["failed"]) == (2, 0, 0)
+    os.mkfifo(tree / "pipe")
+    result = place.send(server, *command, "--quiet", target=f"/{there}")
+    assert (result.returncode, result.stdout) == (1, ""), result.stderr
+    assert f"securexfer: {tree}/pipe is a pipe (FIFO), not a file\n" in result.stderr
+    assert "securexfer: 1 file cannot be sent\n" in result.stderr
+    assert stored(place, there) == {}
+
+
+# -- the start -----------------------------------------------------------------------------------------------------
+
+NOT_FOR_ONE_FILE = {
+    "rich", "json", "sqlite3", "sqlalchemy", "argon2", "cryptography", "logging", "securexfer.transfer.tree",
+    "securexfer.cli.progress", "securexfer.cli.pace",
+    "securexfer.cli.serve", "securexfer.storage.base",
+}  # fmt: skip
+
+
+def test_C05_one_small_file_is_sent_without_what_it_does_not_need(
+    place: Lab, server: Server, tmp_path: Path, there: str
+) -> None:
+    """Importing is a third of what a small send takes."""
+    (path,) = make(tmp_path, small=os.urandom(1024))
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", SECUREXFER, "send", path, f"ana@localhost:{server.port}/{there}",
+         "--ca", place.ca, "--password-file", place.password_file],
+        capture_output=True, text=True, timeout=60, check=False, env=environment(SECUREXFER_CONFIG=str(place.config)),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    imported = set(re.findall(r"^import time:.*\| +(\S+)$", result.stderr, re.MULTILINE))
+    assert "securexfer.cli.report" in imported, "what is imported was not seen"
+    assert imported & NOT_FOR_ONE_FILE == set()
 
 
 # -- who, and whom to trust ----------------------------------------------------------------------------------------
@@ -397,7 +513,7 @@ def test_C01_a_file_over_the_servers_limit_ends_nothing_but_itself(place: Lab, t
     """The server ends the session after its refusal; the rest goes in another. Exit 7, or 5 if it was alone."""
     limited = place.serve("--largest-file", "1M", "--inbox", str(tmp_path / "inbox"))
     first, large, last = make(tmp_path, first=b"1", large=os.urandom(4_000_000), last=b"3")
-    result = place.send(limited, "--json", first, large, last)
+    result = place.send(limited, "--protocol", "1", "--json", first, large, last)
     assert result.returncode == 7, result.stderr
     assert {path.name for path in (tmp_path / "inbox" / "ana").iterdir()} == {"first", "last"}
     *files, summary = lines_of(result)
@@ -406,7 +522,7 @@ def test_C01_a_file_over_the_servers_limit_ends_nothing_but_itself(place: Lab, t
     }  # fmt: skip
     assert (summary["stored"], summary["refused"]) == (2, 1)
     assert len(limited.events("auth.ok")) == 2
-    alone = place.send(limited, large)
+    alone = place.send(limited, "--protocol", "1", large)
     assert alone.returncode == 5, alone.stderr
     assert len(limited.events("auth.ok")) == 3
     limited.stop()
@@ -474,10 +590,10 @@ def test_an_interrupt_counts_the_answers_that_have_come(place: Lab, server: Serv
                 raise KeyboardInterrupt
 
     target = client.Target("ana", "localhost", server.port, "")
-    context = client_context(place.ca.read_text(), client.PROTOCOLS)
+    context = client_context(place.ca.read_text(), client.protocols(1))
     watcher = Interrupting("", Selection(items, lambda: items), as_json=False, quiet=True)
     with pytest.raises(KeyboardInterrupt):
-        client.send(target, context, ("ana", PASSWORD), items, watcher, client.Wishes())
+        client.send(target, context, ("ana", PASSWORD), items, watcher, Wishes(protocol=1))
     assert [item.outcome for item in items] == ["stored", None]
 
 
@@ -488,7 +604,7 @@ def start(lab: Lab, port: int, *paths: Path, target: str = "") -> Iterator[subpr
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", default, SECUREXFER, "send", *paths, f"ana@localhost:{port}{target}",
+        [sys.executable, "-c", default, SECUREXFER, "send", "--retries", "0", *paths, f"ana@localhost:{port}{target}",
          "--ca", lab.ca, "--password-file", lab.password_file],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=environment(SECUREXFER_CONFIG=str(lab.config)),

@@ -97,7 +97,7 @@ def test_F28_a_file_that_changes_on_its_way_is_not_stored_and_the_rest_is(
     assert failed["reason"] == "SOURCE"
     assert failed["detail"] == f"{paths[1]} {says}"
     assert (summary["stored"], summary["failed"], summary["refused"]) == (2, 1, 0)
-    assert server.events("file.reject")[-1]["reason"] == "DIGEST"
+    assert server.events("file.reject")[-1]["reason"] == "ABORTED"
 
 
 def test_F28_a_file_that_vanishes_before_its_turn(place: Lab, server: Server, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_F28_a_file_that_vanishes_before_its_turn(place: Lab, server: Server, tm
     assert result.returncode == 7, result.stderr
     assert f"{gone} cannot be opened: No such file or directory" in result.stdout
     assert {name for name in place.stored() if name.startswith("turn")} == {"turn/large", "turn/last"}
-    assert server.events("file.reject")[-1]["reason"] == "DIGEST"
+    assert server.events("file.reject")[-1]["reason"] == "ABORTED"
     alone = send_while(place, server, [large], "alone", lambda: grow(large))
     assert alone.returncode == 1, alone.stderr
 

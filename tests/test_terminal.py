@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -110,7 +111,9 @@ def test_C06_an_interrupt_gives_the_terminal_back_and_says_what_was_stored(
         assert f"securexfer: interrupted: 1 of 2 files was stored on localhost:{way.port}" in terminal.shown
         assert "%" not in terminal.shown
         assert "Traceback" not in terminal.shown
-    assert "ctrl-c/large" not in place.stored()
+        ended = len(server.events("conn.open"))
+    server.wait_for("conn.close", ended)  # what came of it is gone then
+    assert not (place.inbox / "ana" / "ctrl-c" / "large").exists()
 
 
 def test_C06_a_failure_beside_the_progress_is_a_line_above_it(place: Lab, server: Server, tmp_path: Path) -> None:
@@ -237,3 +240,80 @@ def test_C06_files_of_no_bytes_and_a_handful_of_columns_break_nothing(size: int,
         terminal.check_restored()
     assert b"Traceback" not in terminal.raw
     assert b"\x1b" in terminal.raw, "nothing was drawn"
+
+
+TREE = """
+import sys, time
+from securexfer.cli.report import Report
+from securexfer.cli.tally import Selection
+from securexfer.transfer.items import Item
+
+def scan(pause):
+    for number in range(1, 3001):
+        if pause and number % 1000 == 0:
+            time.sleep(0.4)
+        yield Item("x", f"results/{number}.csv", 1000)
+    yield Item("x", "results/model.bin", 10_000_000)
+    yield Item("x", "results", directory=True)
+
+report = Report("lab1:9090", Selection(scan(0), lambda: scan(1)), as_json=False, quiet=False)
+with report:
+    report.connected("ana", "lab1:9090")
+    for item in report.follow(scan(0)):
+        if item.size > 1000:
+            item.sent = item.resumed = 4_000_000
+            report.sent(item, item.sent)
+        while item.sent < item.size and not item.name.endswith("00.csv"):
+            item.sent += min(item.size - item.sent, 1_000_000)
+            report.sent(item, min(item.size, 1_000_000))
+            time.sleep(0.25 if item.size > 1000 else 0.001)
+        item.outcome = "unchanged" if item.name.endswith("00.csv") else "stored"
+        report.ended(item)
+report.finish(None)
+"""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_C06_a_tree_is_counted_while_it_is_sent_and_until_then_no_time_is_promised(columns: int) -> None:
+    """Neither a share nor a time before the total is known; then both, what was unchanged, and where it was resumed."""
+    with Terminal(sys.executable, "-c", TREE, columns=columns) as terminal:
+        assert terminal.finish() == 0, terminal.shown
+        terminal.check_restored()
+    totals = [line for frame in terminal.frames for line in frame.splitlines()[-1:] if line.startswith("Total")]
+    known = [bool(PER_CENT.search(line)) for line in totals]
+    assert known == sorted(known), "a total that was known is not any more"
+    assert known.count(False) >= 3
+    assert known.count(True) >= 3
+    for line, is_known in zip(totals, known, strict=True):
+        assert is_known or "-:--" in line
+        if columns > 40:
+            assert ("+" in line) != is_known
+    assert any(TIME_LEFT.search(line) for line in totals)
+    if columns > 40:
+        assert re.search(r"Total \d \d{3}/3 002, (\d )?\d+ unchanged", "\n".join(totals))
+        assert any("model.bin (resumed at 40%)" in frame for frame in terminal.frames)
+    assert "3 001 files, 13.0 MB, stored and verified on lab1:9090" in terminal.shown.replace("\n", "")
+
+
+def test_C06_the_second_half_of_a_steady_send_knows_its_end_within_a_fifth(
+    place: Lab, server: Server, tmp_path: Path
+) -> None:
+    """A real one, of 8 s; a second more or less is what the display rounds to, and what buffers on the way hold."""
+    paths = sparse(tmp_path, **{f"part{number}": 10 for number in range(8)})
+    shown: list[tuple[float, float]] = []  # when, and the seconds that were left
+    with (
+        Detour(server.port, rate=10 * MEGABYTE) as way,
+        Terminal(*command(place, way.port, *paths, there="/steady"), columns=100) as terminal,
+    ):
+        while terminal.process.poll() is None:
+            terminal.read(0.05)
+            lines = terminal.shown.splitlines()
+            left = re.search(r"(\d+):(\d\d)$", lines[-1]) if lines and lines[-1].startswith("Total") else None
+            if left:
+                shown.append((time.monotonic(), int(left[1]) * 60 + int(left[2])))
+        end = time.monotonic()
+        assert terminal.finish() == 0, terminal.shown
+    second_half = [(end - when, left) for when, left in shown if end - when < (end - shown[0][0]) / 2]
+    assert len(second_half) > 5
+    for truth, left in second_half:
+        assert abs(left - truth) <= 0.2 * truth + 1, f"{left} s were shown where {truth:.1f} s were left"

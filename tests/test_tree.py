@@ -21,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from securexfer.errors import SourceError, UnsafeNameError
-from securexfer.names import MAX_COMPONENTS, MAX_NAME_BYTES, STAGING_NAME, Name, Prefix
+from securexfer.names import MAX_COMPONENTS, MAX_NAME_BYTES, STAGING_NAME, Name, Parent
 from securexfer.transfer.items import top_name
 from securexfer.transfer.sources import SourceFile
 from securexfer.transfer.tree import LeftOut, ScanRules, scan
@@ -273,12 +273,13 @@ tops = st.one_of(
 @example("", STAGING_NAME)
 def test_P26_a_prefix_says_of_every_name_what_the_whole_name_would(top: str, last: str) -> None:
     whole = f"{top}/{last}" if top else last
-    refused = judged(lambda: str(Prefix(top)))
+    refused = judged(lambda: str(Parent(top)))
     if "refused" in refused:
         assert refused == judged(lambda: str(Name.parse(top)))
         return
-    assert judged(lambda: Prefix(top).name(last)) == judged(lambda: str(Name.parse(whole)))
-    assert Prefix(top).full == (judged(lambda: Prefix(top).name("a")) != (f"{top}/a" if top else "a"))
+    assert judged(lambda: Parent(top).name(last)) == judged(lambda: str(Name.parse(whole)))
+    assert judged(lambda: str(Parent(top).parse(last))) == judged(lambda: str(Name.parse(whole)))
+    assert Parent(top).full == (judged(lambda: Parent(top).name("a")) != (f"{top}/a" if top else "a"))
 
 
 # -- what cannot be sent ----------------------------------------------------------------------------------------

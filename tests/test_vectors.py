@@ -22,13 +22,13 @@ from vectors.loading import Vector, load, load_all
 from securexfer import client
 from securexfer.accounts.logins import WAITING
 from securexfer.certificates.making import EMBEDDED_CA
-from securexfer.client import Wishes
 from securexfer.errors import ProtocolError, UnsafeNameError
 from securexfer.names import NamePolicy
 from securexfer.net.connection import DRAIN_SECONDS
 from securexfer.net.payload import MINIMUM_RATE, RATE_GRACE_SECONDS, RATE_WINDOW_SECONDS
 from securexfer.server import Limits
 from securexfer.transfer.classroom.sender import ANSWER_RATE
+from securexfer.transfer.wishes import Wishes
 from securexfer.wire import framing
 
 if TYPE_CHECKING:

@@ -7,22 +7,29 @@ dropped is counted and said as soon as there is room. What strangers can cause g
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import os
-import queue
 import threading
+import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from json.encoder import encode_basestring_ascii
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, TextIO
 
 from securexfer.cli.floodgate import TELL_SECONDS, Floodgate
 from securexfer.events import LogDropped
 from securexfer.names import show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from securexfer.events import Event
 
 QUEUE_LINES = 10_000  # about 3 MiB; at a few lines a file, seconds of the busiest server
+GATHER_SECONDS = 0.005  # after the first line, for those that come with it
+BATCH_LINES = 256  # written at once
 CLOSE_SECONDS = 2.0  # how long the end waits for a log that does not take its lines
 
 
@@ -39,7 +46,7 @@ class Log:
     def __init__(self, stream: TextIO, log_format: LogFormat) -> None:
         self._stream = stream
         self._render = _as_json if log_format is LogFormat.JSON else _as_text
-        self._queue: queue.Queue[str | None] = queue.Queue(QUEUE_LINES)
+        self._queue: SimpleQueue[tuple[datetime, Event] | None] = SimpleQueue()
         self._dropped = 0
         self._rest = b""  # of a line that was begun when the room ended
         self._floodgate = Floodgate(self._enqueue)
@@ -53,72 +60,85 @@ class Log:
     def close(self) -> None:
         """Write what is left, for a while at most."""
         self._floodgate.close()
-        try:
-            self._queue.put(None, timeout=CLOSE_SECONDS)
-        except queue.Full:
-            return
-        self._thread.join(CLOSE_SECONDS)
+        self._queue.put(None)
+        self._thread.join(2 * CLOSE_SECONDS)
 
     def _enqueue(self, moment: datetime, event: Event) -> None:
-        try:
-            self._queue.put_nowait(self._render(moment, event))
-        except queue.Full:
+        if self._queue.qsize() < QUEUE_LINES:
+            self._queue.put((moment, event))
+        else:
             self._dropped += 1
 
     def _run(self) -> None:
-        line: str | None = ""
-        while line is not None:
-            try:
-                line = self._queue.get(timeout=TELL_SECONDS)
-            except queue.Empty:
-                line = ""
-            if line:
-                self._put_or_drop(line)
+        open_ = True
+        while open_:
+            found: list[tuple[datetime, Event]] = []
+            with contextlib.suppress(Empty):
+                entry = self._queue.get(timeout=TELL_SECONDS)
+                # Many files end in a moment; a thread that woke for each would cost them as much as its lines.
+                time.sleep(GATHER_SECONDS)
+                while entry:
+                    found.append(entry)
+                    if len(found) == BATCH_LINES:
+                        break
+                    entry = self._queue.get_nowait()
+                open_ = entry is not None
+            self._put_or_drop(found)
             self._floodgate.report()
 
-    def _put_or_drop(self, line: str) -> None:
+    def _put_or_drop(self, entries: Sequence[tuple[datetime, Event]]) -> None:
+        lines = b"".join((self._render(*entry) + "\n").encode(errors="backslashreplace") for entry in entries)
         try:
-            self._put(line)
+            self._put(lines)
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                told = self._render(datetime.now(UTC), LogDropped(dropped)) + "\n"
+                try:
+                    self._put(told.encode())
+                except OSError:
+                    self._dropped += dropped - 1  # this line is one of those that were dropped, now
         except OSError:  # no room, or nobody reads: transfers go on
-            self._dropped += 1
             return
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            try:
-                self._put(self._render(datetime.now(UTC), LogDropped(dropped)))
-            except OSError:
-                self._dropped += dropped
 
-    def _put(self, line: str) -> None:
-        """Write a line past Python's buffer, which would keep what could not be written and write it later.
+    def _put(self, lines: bytes) -> None:
+        """Write lines past Python's buffer, which would keep what could not be written and write it later.
 
-        A line that was begun is different: its end comes before anything else, so that lines stay lines.
+        A line that was begun is different: its end comes before anything else, so that lines stay lines. Raises OSError
+        when there is no room; lines that were not begun are counted as dropped.
         """
-        self._write_rest()
-        whole = self._rest = (line + "\n").encode(errors="backslashreplace")
         try:
-            self._write_rest()
+            while self._rest:
+                self._rest = self._rest[self._write(self._rest) :]
+            while lines:
+                written = self._write(lines)
+                begun = not lines[:written].endswith(b"\n")
+                lines = lines[written:]
+                if begun:
+                    end = lines.index(b"\n") + 1
+                    self._rest, lines = lines[:end], lines[end:]
+                    while self._rest:
+                        self._rest = self._rest[self._write(self._rest) :]
         except OSError:
-            if len(self._rest) == len(whole):
-                self._rest = b""
-                raise
+            self._dropped += lines.count(b"\n")
+            raise
 
-    def _write_rest(self) -> None:
-        while self._rest:
-            self._rest = self._rest[os.write(self._stream.fileno(), self._rest) :]
+    def _write(self, data: bytes) -> int:
+        return os.write(self._stream.fileno(), data)
 
 
 def _as_json(now: datetime, event: Event) -> str:
-    values: dict[str, Any] = {
-        "time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "level": event.level,
-        "event": event.kind,
-    }
-    values.update(vars(event))
-    for name, value in values.items():
-        if isinstance(value, float):
-            values[name] = round(value, 4)
-    return json.dumps(values)  # ASCII only: every control character is escaped
+    """Return an event as JSON, in ASCII only: every control character is escaped."""
+    stamp = now.isoformat(timespec="milliseconds").removesuffix("+00:00")
+    line = f'{{"time": "{stamp}Z", "level": "{event.level}", "event": "{event.kind}"'
+    for name, value in vars(event).items():
+        # Three times as fast as `json.dumps` of the whole, for the types that nearly all values have.
+        if isinstance(value, str):
+            line += f', "{name}": {encode_basestring_ascii(value)}'
+        elif type(value) is int:
+            line += f', "{name}": {value}'
+        else:
+            line += f', "{name}": {json.dumps(round(value, 4) if isinstance(value, float) else value)}'
+    return line + "}"
 
 
 def _as_text(now: datetime, event: Event) -> str:

@@ -13,8 +13,9 @@ import math
 
 SMOOTHING_SECONDS = 15.0  # what is so long ago counts 1/e: longer than a burst or a disk's pause, shorter than a coffee
 FIRST_SECONDS = 1.0  # no guess before: what fills the buffers at the start is no speed
-# How far the fit leans to "files cost nothing": enough where it cannot tell, a hundredth where it can.
-_LEANING = 0.01
+# How far the fit leans to "a file costs nothing", as if a look at a hundred files had shown it: where few files were
+# seen, a stutter between two of them must not be taken for their cost, or a thousand to come would take for ever.
+_LEANING = 100.0**2
 
 
 class Pace:
@@ -53,7 +54,7 @@ class Pace:
 
     def _costs(self) -> tuple[float, float]:
         """Return a and b of the fit, neither below 0."""
-        ff = self._ff * (1 + _LEANING)
+        ff = self._ff + _LEANING
         determinant = self._bb * ff - self._bf * self._bf
         if determinant > 0:
             by_byte = (self._bt * ff - self._ft * self._bf) / determinant

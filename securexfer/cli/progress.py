@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -24,6 +24,8 @@ from securexfer.names import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from rich.console import JustifyMethod
 
     from securexfer.cli.report import Report
     from securexfer.transfer.items import Item
@@ -184,19 +186,19 @@ def _layout(width: int) -> tuple[int, list[ProgressColumn]]:
     else:
         name, sizes = 48, _SIZES
         bar = min(60, room - name - sizes - 2)
-    columns: list[ProgressColumn] = [_text("description", name, overflow="ellipsis")]
+    columns: list[ProgressColumn] = [_text("description", name, justify="left")]
     if bar:
         columns.append(BarColumn(bar_width=bar))
-    columns.append(_text("fields[share]", _PERCENT, "progress.percentage", justify="right"))
+    columns.append(_text("fields[share]", _PERCENT, "progress.percentage"))
     if sizes:
-        columns.append(_text("fields[sizes]", sizes, "progress.download", justify="right"))
+        columns.append(_text("fields[sizes]", sizes, "progress.download"))
     columns += [
-        _text("fields[rate]", _SPEED, "progress.data.speed", justify="right"),
-        _text("fields[left]", _TIME, "progress.remaining", justify="right"),
+        _text("fields[rate]", _SPEED, "progress.data.speed"),
+        _text("fields[left]", _TIME, "progress.remaining"),
     ]
     return name, columns
 
 
-def _text(field: str, width: int, style: str = "none", **options: Any) -> TextColumn:
-    column = Column(width=width, no_wrap=True, **options)
-    return TextColumn(f"{{task.{field}}}", style=style, markup=False, table_column=column)
+def _text(field: str, width: int, style: str = "none", justify: JustifyMethod = "right") -> TextColumn:
+    column = Column(width=width, no_wrap=True, justify=justify, overflow="ellipsis")
+    return TextColumn(f"{{task.{field}}}", style=style, justify=justify, markup=False, table_column=column)

@@ -35,13 +35,14 @@ class Report:
     `follow` hands the items on to whoever sends them and knows from then on what is under way.
     """
 
-    def __init__(self, server: str, selection: Selection, *, as_json: bool, quiet: bool) -> None:
+    def __init__(self, server: str, selection: Selection, *, as_json: bool, quiet: bool, dry_run: bool = False) -> None:
         self._server = server
         self._selection = selection
         self._json = as_json
         self._quiet = quiet or as_json
         self._started = time.monotonic()
         self._wanted = not self._quiet and sys.stderr.isatty()
+        self._dry_run = dry_run  # nothing is sent, so there is no progress; what would be is listed
         self._connected = False
         self._under_way: dict[Item, None] = {}
         self._failures = Failures(self._say, all_of_them=as_json)
@@ -71,6 +72,8 @@ class Report:
     def follow(self, items: Iterable[Item]) -> Iterator[Item]:
         """Hand on what can be sent, and report what cannot."""
         for item in items:
+            if self._dry_run and item.directory and item.open:
+                continue  # what the server says of the files in it is what there is to know
             if item.open:
                 self.entries += 1
                 self.size += item.size
@@ -87,7 +90,7 @@ class Report:
         self._connected = True
         self._started = time.monotonic()
         self._note(f"Sending to {server} as {user}")
-        if self._wanted:
+        if self._wanted and not self._dry_run:
             # Not a daemon: whatever interrupts us, it ends in order and gives the terminal back.
             self._drawing = threading.Thread(target=self._draw)
             self._drawing.start()
@@ -138,13 +141,15 @@ class Report:
         self.tally.count(item)
         if self._json and (item.error or not item.directory):
             _print_json(_fields(item))
+        elif item.outcome == "offered" and not self._quiet:
+            print(show(item.name))
         if item.error and not self._selection.alone:
             self._failures.tell(item.error)
 
     def _verdict(self, outcome: SecurexferError | None, unsent: list[Item]) -> SecurexferError | None:
         tally, left = self.tally, not self.all_seen
         stored, count = tally.stored, tally.files
-        known = f"{number(stored)} of {counted(count, 'file')} {_were(stored)} stored on {self._server}"
+        known = f"{number(stored)} of {number(count)} files {_were(stored)} stored on {self._server}"
         open_end = f"{counted(stored, 'file')} {_were(stored)} stored on {self._server}; the rest was not sent"
         said = open_end if left else known
         if isinstance(outcome, InterruptedTransferError):
@@ -156,7 +161,7 @@ class Report:
             names = [show(item.name) for item in unsent[:_MAX_NAMES]]
             more = ["…"] if left or len(unsent) > _MAX_NAMES else []
             note(f"securexfer: {outcome.message}\n  not sent: {' '.join([', '.join(names), *more]).strip()}")
-        if stored:
+        if stored and not self._dry_run:
             return PartlyStoredError(said)
         if outcome and (left or len(unsent) == count) and tally.unsent == len(unsent):
             return outcome
@@ -164,6 +169,8 @@ class Report:
             return SecurexferError("no file was stored, for different reasons", hint="Each is named above.")
         if self._selection.alone:
             return tally.first
+        if self._dry_run:
+            return type(tally.first)(f"{counted(tally.unsent, 'file')} cannot be sent", hint="Each is named above.")
         subject = "the only file was not stored" if count == 1 else f"none of the {number(count)} files was stored"
         return type(tally.first)(subject, hint="Each is named above.")
 
@@ -186,7 +193,9 @@ class Report:
                 summary |= {"skipped_links": left_out.skipped_links, "excluded": left_out.excluded}
             _print_json(summary)
         elif not self._quiet:
-            for line in summary_lines(tally, self._server, seconds) + left_out_lines(self._selection.left_out):
+            for line in summary_lines(tally, self._server, seconds, dry_run=self._dry_run) + left_out_lines(
+                self._selection.left_out
+            ):
                 print(line, flush=True)
 
     def _draw(self) -> None:
@@ -226,7 +235,7 @@ def _fields(item: Item) -> dict[str, Any]:
     }
     if error:
         fields["detail"] = error.message
-    if item.resumed:
+    if item.resumed and item.outcome != "unchanged":
         fields["resumed"] = item.resumed
     return fields
 

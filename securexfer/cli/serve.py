@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import gc
 import ipaddress
 import os
 import re
@@ -189,6 +190,7 @@ def serve(
         _announce(identity.certificate, addresses, store.path)
         serving_as.warn([*notices, *_of_storage(store)], log)
         log.write(ServerStarted(tuple(addresses), str(store.path)))
+        gc.freeze()  # what was imported is no garbage, and need not be looked through for any while files come
         finished = server.run()
         logins.finish()
         log.write(ServerStopped("done" if finished else "sessions were cut off"))

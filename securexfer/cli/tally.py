@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from securexfer.cli.amounts import amount, counted, number
 
@@ -17,21 +17,35 @@ MAX_LINES = 100  # about files that failed: more than anybody reads
 _LINES_OF_EACH_REASON = 3  # are printed in any case: the hundred may have failed for another one
 
 
-class Selection(NamedTuple):
-    """What is to be sent."""
+class Selection:
+    """What is to be sent: `items` as they are found, and `again`, which returns the same once more for who counts.
 
-    items: Iterable[Item]
-    again: Callable[[], Iterable[Item]]  # the same once more, for who only counts
-    left_out: LeftOut | None = None  # what is known of it when `items` are through; None: nothing can be left out
-    alone: bool = False  # there is one file, so that an error of it is that of the command
+    `left_out` is known when `items` are through; None: nothing can be. `alone`: there is one file, so that an error of
+    it is that of the command.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        again: Callable[[], Iterable[Item]],
+        left_out: LeftOut | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
+        self.items = items
+        self.again = again
+        self.left_out = left_out
+        self.alone = alone
 
 
 class Tally:
     """What became of the files, in numbers. A directory that arrived counts apart, one that failed as a file."""
 
     def __init__(self) -> None:
-        self.outcomes: dict[str, int] = {}  # files: stored, renamed, replaced, unchanged, skipped
+        # Files: stored, renamed, replaced, unchanged, skipped; in a dry run offered instead of the first three.
+        self.outcomes: dict[str, int] = {}
         self.directories = 0  # acknowledged
+        self.offered_size = 0  # bytes of the files that would be sent
         self.size = 0  # bytes of the files acknowledged
         self.unchanged = 0  # of them, those of files that the receiver had
         self.resumed: Item | None = None  # the first that was resumed; of all, the numbers are enough
@@ -43,7 +57,7 @@ class Tally:
     @property
     def stored(self) -> int:
         """Files acknowledged, whatever the receiver did with them."""
-        return sum(self.outcomes.values()) - self.outcomes.get("skipped", 0)
+        return sum(self.outcomes.values()) - self.outcomes.get("skipped", 0) - self.outcomes.get("offered", 0)
 
     @property
     def unsent(self) -> int:
@@ -70,6 +84,9 @@ class Tally:
         elif item.outcome:
             self.outcomes[item.outcome] = self.outcomes.get(item.outcome, 0) + 1
             if item.outcome == "skipped":
+                return
+            if item.outcome == "offered":
+                self.offered_size += item.size
                 return
             self.size += item.size
             if item.outcome == "unchanged":
@@ -112,12 +129,15 @@ class Failures:
             self._say(f"securexfer: and {number(sum(self._silent.values()))} more ({reasons})")
 
 
-def summary_lines(tally: Tally, server: str, seconds: float) -> list[str]:
+def summary_lines(tally: Tally, server: str, seconds: float, *, dry_run: bool) -> list[str]:
     """Return what became of the files that did not fail: what was stored, and below it what was special about that."""
     lines = []
     new = tally.size - tally.unchanged
     moved = new - tally.resumed_size
-    if tally.stored or tally.directories:
+    if dry_run:
+        offered = tally.outcomes.get("offered", 0)
+        lines.append(f"{counted(offered, 'file')}, {amount(tally.offered_size)}, would be sent to {server}")
+    elif tally.stored or tally.directories:
         rate = f", {amount(moved / seconds)}/s" if seconds > 0 and moved >= 1_000_000 else ""
         what = counted(tally.stored, "file") if tally.stored else counted(tally.directories, "directory")
         lines.append(f"{what}, {amount(tally.size)}, stored and verified on {server} in {seconds:.1f} s{rate}")

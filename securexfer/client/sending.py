@@ -7,7 +7,15 @@ import time
 from typing import TYPE_CHECKING
 
 from securexfer.client.login import Login, Wait
-from securexfer.errors import NotSecurexferError, SecurexferError, SessionEndedError, TruncatedError, TryAgainError
+from securexfer.errors import (
+    NotSecurexferError,
+    PeerTimeoutError,
+    SecurexferError,
+    SessionEndedError,
+    ShuttingDownError,
+    TruncatedError,
+    UnreachableError,
+)
 from securexfer.wire import framing
 
 if TYPE_CHECKING:
@@ -19,6 +27,8 @@ if TYPE_CHECKING:
     from securexfer.transfer.items import Item, Watcher
     from securexfer.transfer.wishes import Wishes
 
+# What a new connection may help against. (A busy server has been asked for a minute when the login gives up.)
+_LOST = (TruncatedError, PeerTimeoutError, UnreachableError, ShuttingDownError)
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds after a connection that was lost, doubling
 
 
@@ -43,17 +53,17 @@ def send(
         wishes.check_classroom(f"{target.address} does not speak it")
         _send_in_classroom(door, line, items, watcher, wishes)
     else:
-        _send(door, line, items, watcher, target.directory, wishes)
+        _send(door, line, items, watcher, target, wishes)
 
 
 def _send(
-    door: Login, line: Line | None, items: Iterable[Item], watcher: Watcher, directory: str, wishes: Wishes
+    door: Login, line: Line | None, items: Iterable[Item], watcher: Watcher, target: Target, wishes: Wishes
 ) -> None:
     # Imported here: it is not needed before the login, and the server's verification takes longer than the import.
     from securexfer.transfer.sender import Sender
     from securexfer.transfer.sending import Sending
 
-    with Sending(items, watcher, directory, wishes) as sending:
+    with Sending(items, watcher, target.directory, wishes) as sending:
         left, wait = wishes.retries, Wait(_FIRST_WAIT, _LONGEST_WAIT)
         while True:
             sender = None
@@ -63,15 +73,17 @@ def _send(
                     raise NotSecurexferError("the server spoke protocol 2, and now only protocol 1")
                 sender = Sender(line.frames, sending)
                 sender.run()
+                line.connection.say_goodbye()
                 return
-            except (TryAgainError, TruncatedError) as error:
+            except _LOST as error:
                 if sender and sender.progressed:
                     left, wait = wishes.retries, Wait(_FIRST_WAIT, _LONGEST_WAIT)
                 if not left:
                     raise
                 left -= 1
                 pause = wait.next()
-                watcher.retrying(error.message, pause)
+                lost = isinstance(error, TruncatedError)
+                watcher.retrying(f"lost {target.address}: {error.message}" if lost else error.message, pause)
             finally:
                 if line:
                     line.connection.close()

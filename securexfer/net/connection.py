@@ -10,6 +10,7 @@ for an orderly end: the former raises, the latter is a read of zero bytes.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import select
 import socket
@@ -184,6 +185,11 @@ class Connection:
                 pass
         except (OSError, TruncatedError, PeerTimeoutError):
             return  # the peer has left, or had its time: there is nobody to tell
+
+    def say_goodbye(self) -> None:
+        """Say that nothing more will come (close_notify), without waiting for anything."""
+        with contextlib.suppress(OSError, ValueError):
+            self._say_close()
 
     def close(self) -> None:
         """Let the socket go, at once."""

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from securexfer.errors import PeerTimeoutError, TruncatedError
-from securexfer.wire.messages import DATA, HEADER_SIZE, Data, Offer, decode, decode_header, encode
+from securexfer.wire.messages import DATA, HEADER_SIZE, Data, Offer, decode, decode_header, decode_whole, encode
 from securexfer.wire.order import CLIENT, SERVER, Conversation
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Frames:
         self._wanted = HEADER_SIZE
         if self._end - start < HEADER_SIZE:
             return None
-        kind, length, transfer = decode_header(self._buffer[start : start + HEADER_SIZE])
+        kind, length, transfer = decode_header(self._buffer, start)
         start += HEADER_SIZE
         if kind == DATA:
             self.conversation.note(self._peer, Data, transfer)
@@ -69,6 +69,17 @@ class Frames:
             if not self.fill() and not self.connection.has_input(max(0.0, deadline - time.monotonic())):
                 raise PeerTimeoutError("the other side said nothing for too long")
         return heard
+
+    def hear_whole(self) -> tuple[int, Offer, memoryview, bytes] | None:
+        """Return the next transfer, its offer, content and digest, if it is a small file that has arrived whole.
+
+        The content is to be used before `fill`. None for anything else, which `hear` takes. Raises ProtocolError.
+        """
+        found = decode_whole(self._buffer, self._start, self._end)
+        if found is None or not self.conversation.note_whole(found[0]):
+            return None
+        transfer, offer, content, digest, self._start = found
+        return transfer, offer, content, digest
 
     def fill(self, *, sparing: bool = False) -> bool:
         """Read what has arrived, without waiting; return whether there was anything. Raises TruncatedError at the end.

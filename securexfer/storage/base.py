@@ -160,6 +160,10 @@ class Storage(Protocol):
         """Begin a file of which nothing is here, and nothing will be kept. Raises what `offer` raises."""
         ...
 
+    def take(self, file: Description, content: memoryview, digest: bytes) -> Staging:
+        """Begin a file, write all of it, and seal it. Raises what `stage` and `Staging.write` raise."""
+        ...
+
     def commit(self, group: Sequence[Staging]) -> list[Committed | SecurexferError]:
         """Make a group of sealed files durable and visible, in order; return what became of each.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from securexfer.storage.ledger import Ledger
 
-MAX_FILES = 500_000  # the newest of them are kept: about 80 MiB of disk with names of 40 bytes
+MAX_FILES = 500_000  # the newest of them are kept: about 90 MiB of disk with names of 40 bytes
 _TRIM_EVERY = 10_000  # rows
 _POSITIVE = 2**63 - 1  # of SQLite's integers; more than that would be an OverflowError
 _FIND = "SELECT size, mtime_ns, ctime_ns, inode, device, digest FROM files WHERE user = ? AND name = ?"

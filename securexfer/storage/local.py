@@ -2,9 +2,11 @@
 
 The rules of the whole tree:
 
-* The root is opened once; everything else is opened from a directory handle we hold (directories.py).
-* An unfinished file lives in a directory of the root that no peer can name and only one server may use (staged.py).
+* The root is opened once (root.py); everything else is opened from a directory handle we hold (directories.py).
+* An unfinished file lives in a directory of the root that no peer can name and only one server may use (staged.py); a
+  large one stays there when its connection ends, for a later send to resume (partials.py).
 * A file is published under its name only when it is complete, verified and on disk (publishing.py).
+* What is known of the content of files is a help, and never believed against the disk (index.py).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from securexfer.storage.user import UserStorage
 
 
-class Unresumable:
+class LocalOffered:
     """A file of which nothing is here; see Offered."""
 
     have = 0
@@ -69,7 +69,7 @@ class Unresumable:
             self._claim = None
 
 
-class Beginning(Unresumable):
+class Beginning(LocalOffered):
     """A file of which another send left the beginning."""
 
     known = False
@@ -78,12 +78,13 @@ class Beginning(Unresumable):
         super().__init__(storage, file, None)
         self.have = hold.length
         self._hold = hold
-        self._staged = False
+        self._held = True
 
     def prefix(self, tick: Callable[[], None]) -> Prefix:
         """Hash what is here; see Offered.prefix. Raises BusyError if another transfer takes it over meanwhile."""
 
         def held() -> None:
+            self._hold.check()
             self._hold.touch()
             tick()
 
@@ -95,7 +96,7 @@ class Beginning(Unresumable):
 
     def stage(self, *, resume: bool) -> LocalStaging:
         """Go on where it ends, or from the start; see Offered.stage."""
-        self._staged = True
+        self._held = False
         return ResumableStaging(self._storage.inbox, self._file, self._hold, self.have if resume else 0)
 
     def differs(self) -> SecurexferError:
@@ -105,14 +106,14 @@ class Beginning(Unresumable):
 
     def drop(self) -> None:
         """Leave it for a later send; see Offered.drop."""
-        if self._staged:
-            return
-        kept = self._hold.release(keep=True)
-        self._hold.give_back(kept)
-        os.close(self._hold.descriptor)
+        if self._held:
+            self._held = False
+            kept = self._hold.release(keep=True)
+            self._hold.give_back(kept)
+            os.close(self._hold.descriptor)
 
 
-class Standing(Unresumable):
+class Standing(LocalOffered):
     """A file for which one of the same size stands under its name. Room is set aside only if it has to be stored."""
 
     stands = True

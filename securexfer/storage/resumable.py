@@ -48,13 +48,8 @@ class ResumableStaging(LocalStaging):
                 count = self._hold.write(data)
                 self._length += count
                 data = data[count:]
-            if self._length - self._begun >= WRITEBACK_BYTES:
-                self.start_writeback(self._begun, self._length - self._begun)
-                self._begun = self._length
-            if self._length - self._synced >= SYNC_BYTES and self._inbox.rules.durable:
-                self._wait_for_sync()
-                self._synced = self._length
-                self._start_sync()
+            if self._inbox.rules.durable:
+                self._keep_up()
 
     def seal(self, digest: bytes) -> None:
         """All bytes are here and were verified: nobody takes it over any more. Raises BusyError if somebody has."""
@@ -88,6 +83,16 @@ class ResumableStaging(LocalStaging):
                 self._wait_for_sync()
                 self.added = self._hold.release(keep=True)
         super().__exit__(kind, error, traceback)
+
+    def _keep_up(self) -> None:
+        """Have what came written to disk, and now and then synced and noted. Raises the OSError of an earlier sync."""
+        if self._length - self._begun >= WRITEBACK_BYTES:
+            self.start_writeback(self._begun, self._length - self._begun)
+            self._begun = self._length
+        if self._length - self._synced >= SYNC_BYTES:
+            self._wait_for_sync()
+            self._synced = self._length
+            self._start_sync()
 
     def _start_sync(self) -> None:
         """Sync what has come in a thread of its own, which takes as long as the disk takes."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_RESERVE = 1 << 30  # and never more than a twentieth of the file system
+_LOOK_SECONDS = 0.01  # between two looks at how full the disk is
 RECOUNT_SECONDS = 5.0  # a user who is over the quota may have made room; look again, but not at every file
 
 
@@ -24,20 +25,39 @@ class FreeSpace:
         self.reserve = min(DEFAULT_RESERVE, found.f_blocks * found.f_frsize // 20) if reserve is None else reserve
         self._root = root
         self._promised = 0
+        self._room = 0  # for what is written at once, until we look again
+        self._room_until = 0.0
         self._lock = threading.Lock()
 
     def claim(self, size: int) -> None:
         """Set `size` bytes aside; raise NoSpaceError if they would eat into the reserve."""
         with self._lock:
-            found = os.fstatvfs(self._root)
-            free = found.f_bavail * found.f_frsize - self._promised
-            if found.f_files and not found.f_favail:
-                raise NoSpaceError("no more files fit: the server's disk has room, but no inodes")
-            if size > free - self.reserve:
-                raise NoSpaceError(
-                    f"{size} bytes do not fit: {max(free, 0)} are free and {self.reserve} of them are kept in reserve"
-                )
+            self._look(size)
+            self._room = 0
             self._promised += size
+
+    def check(self, size: int) -> None:
+        """Raise NoSpaceError if `size` bytes, which are written at once, would eat into the reserve.
+
+        Asks the system at most every hundredth of a second, and counts what was asked for since as written.
+        """
+        with self._lock:
+            now = time.monotonic()
+            self._room -= size
+            if self._room < 0 or now >= self._room_until:
+                self._look(size)
+                self._room_until = now + _LOOK_SECONDS
+
+    def _look(self, size: int) -> None:
+        found = os.fstatvfs(self._root)
+        free = found.f_bavail * found.f_frsize - self._promised
+        if found.f_files and not found.f_favail:
+            raise NoSpaceError("no more files fit: the server's disk has room, but no inodes")
+        if size > free - self.reserve:
+            raise NoSpaceError(
+                f"{size} bytes do not fit: {max(free, 0)} are free and {self.reserve} of them are kept in reserve"
+            )
+        self._room = free - self.reserve - size
 
     def release(self, size: int) -> None:
         """Give back what was claimed: the bytes are on disk now, or will never come."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from securexfer.storage.space import Claim
 
 
+PRIVATE = 0o600  # what a file is created with; the umask takes nothing of it away (see Inbox)
+
+
 class LocalStaging:
     """One unfinished file in the staging directory, with the room it was promised; see Staging."""
 
@@ -49,6 +52,11 @@ class LocalStaging:
                     self._claim.written(count)
                 data = data[count:]
 
+    def append(self, content: memoryview) -> None:
+        """Write all of a file for which nothing was set aside on the disk. Raises OSError."""
+        while content:
+            content = content[os.write(self._descriptor, content) :]
+
     def seal(self, digest: bytes) -> None:
         """All bytes are here and were verified; see Staging.seal."""
         self.digest = digest
@@ -64,7 +72,9 @@ class LocalStaging:
         """Set the mode that the server's rules ask for and the mtime, and make them and the content durable."""
         rules, described = self._inbox.rules, self._described
         # Of the sender's mode, one bit at most: whether the owner may execute it.
-        set_access(self._descriptor, rules.group, rules.file_mode | 0o100 * described.executable)
+        mode = rules.file_mode | 0o100 * described.executable
+        if mode != PRIVATE or rules.group is not None:
+            set_access(self._descriptor, rules.group, mode)
         if described.mtime_ns is not None:
             os.utime(self._descriptor, ns=(described.mtime_ns, described.mtime_ns))
         if rules.durable:

@@ -11,7 +11,7 @@ from securexfer.names import show
 from securexfer.storage import directories, partials
 from securexfer.storage.base import Committed, OnConflict, Outcome
 from securexfer.storage.failures import Translated, taken
-from securexfer.storage.offers import Beginning, Standing, Unresumable
+from securexfer.storage.offers import Beginning, LocalOffered, Standing
 from securexfer.storage.publishing import Publisher
 from securexfer.storage.resumable import ResumableStaging
 from securexfer.storage.space import Claim
@@ -45,7 +45,7 @@ class UserStorage:
         self._finder = directories.Finder(home)
         self._publisher = Publisher(inbox, user, home, policy)
 
-    def offer(self, file: Description, *, fresh: bool) -> Unresumable:
+    def offer(self, file: Description, *, fresh: bool) -> LocalOffered:
         """Set room aside for a file; see Storage.offer."""
         with Translated(file.name):
             found = self._find(file)
@@ -61,12 +61,28 @@ class UserStorage:
                         offered.drop()
                         raise
                     return offered
-            return Unresumable(self, file, found, self.claim_room(file, found))
+            return LocalOffered(self, file, found, self.claim_room(file, found))
 
     def stage(self, file: Description) -> LocalStaging:
         """Begin a file; see Storage.stage."""
         with Translated(file.name):
             return LocalStaging(self.inbox, file, self.claim_room(file, self._find(file)))
+
+    def take(self, file: Description, content: memoryview, digest: bytes) -> LocalStaging:
+        """Begin a file, write all of it, and seal it; see Storage.take."""
+        with Translated(file.name):
+            usage = self._usage_of(file, self._find(file))
+            # What is written at once need not be set aside on the disk, if only there is room.
+            self.inbox.space.check(file.size)
+            claim = Claim(self.inbox.space, usage, file.size, file.size) if usage else None
+            staging = LocalStaging(self.inbox, file, claim)
+            try:
+                staging.append(content)
+            except OSError:
+                staging.discard()
+                raise
+        staging.seal(digest)
+        return staging
 
     def begin(self, file: Description, claim: Claim) -> LocalStaging:
         """Begin a file that was offered, of which nothing is here; what comes is kept if it is worth it."""

@@ -23,7 +23,7 @@ from securexfer.errors import (
     StorageFailedError,
     TruncatedError,
 )
-from securexfer.names import Name
+from securexfer.names import Name, NamePolicy, Parent
 from securexfer.storage.base import Committed as Stored
 from securexfer.storage.base import Description
 from securexfer.transfer.arrivals import Arrival
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 EAGER_LIMIT = 256 * 1024  # bytes: what a needless eager file may cost, and no more than one look at the socket brings
 INLINE_BYTES = 1 << 20  # what is hashed sooner than a thread for it would have started
+
+_ENOUGH = 16 * 1024  # bytes of answers, which one TLS record holds
 
 # What the connection does to us, as against what is wrong with one file.
 _ENDS_SESSION = (TruncatedError, PeerTimeoutError, ProtocolError)
@@ -70,7 +72,9 @@ class Intake:
         self._arrivals: dict[int, Arrival] = {}  # those whose sender has not said its last word, by number
         self._refused: set[int] = set()  # of others it has not, either; what comes of them is thrown away
         self._directories: list[Arrival] = []  # that wait for what was offered before them
+        self._parent = Parent()
         self._over = False
+        self._out = bytearray()  # answers that are to go out together
         self.groups = Groups(storage, committer)
         self.moving: Arrival | None = None  # whose content is on its way, unless it was refused
         self.files = self.bytes = 0
@@ -88,14 +92,13 @@ class Intake:
         name, flags = self._directory + offer.name, offer.flags
         arrival = None
         try:
-            parsed = Name.parse(name, self._session.names)
+            parsed = self._parse(name)
             arrival = Arrival(number, Description(parsed, offer.size, offer.mtime_ns, flags & EXECUTABLE != 0))
             if flags & DIRECTORY:
                 self._await_contents(arrival)
                 return
             self._arrivals[number] = arrival
-            if offer.size > self._session.largest_file:
-                raise LimitExceededError(f"{offer.size} bytes; the largest file here is {self._session.largest_file}")
+            self._check_size(offer.size)
             if flags & EAGER:
                 self._begin_eager(arrival)
             else:
@@ -111,6 +114,22 @@ class Intake:
             if not flags & DIRECTORY:
                 self._refused.add(number)
 
+    def take_whole(self, number: int, offer: messages.Offer, content: memoryview, digest: bytes) -> None:
+        """Take an eager file all of which has arrived: what `offer`, `data`, `move` and `trailer` do, in one."""
+        name, found = self._directory + offer.name, hashlib.sha256(content)
+        try:
+            file = Description(self._parse(name), offer.size, offer.mtime_ns, offer.flags & EXECUTABLE != 0)
+            self._check_size(offer.size)
+            arrival = Arrival(number, file, received=offer.size, sha256=digest.hex())
+            if not hmac.compare_digest(digest, found.digest()):
+                raise DigestMismatchError("what arrived has another digest than what was sent")
+            arrival.staging = self._staged(lambda: self._storage.take(file, content, digest))
+            self.groups.add(arrival)
+        except SecurexferError as error:
+            self._session.rejected(name, offer.size, digest.hex(), error, time.monotonic())
+            self._say(_refusal(error), number)
+        self._release_directories()
+
     def start(self, number: int, start: messages.Start) -> None:
         """Check the proof of what is here already, and take what comes after it."""
         if number in self._refused:
@@ -121,9 +140,7 @@ class Intake:
             raise ProtocolError(f"{start.offset} is neither the beginning nor what was accepted")
         try:
             digest = self._proved(arrival, offered, start)
-            if offered.stands and start.offset:
-                arrival.settle = offered.keep
-            else:
+            if not (offered.stands and start.offset):
                 arrival.offered = None
                 arrival.staging = self._staged(lambda: offered.stage(resume=start.offset != 0))
             arrival.begin(digest, start.offset)
@@ -178,6 +195,19 @@ class Intake:
             self._refuse(arrival, AbortedError(f"the sender broke it off: {abort.reason}"))
         self._refused.discard(number)
         self._release_directories()
+
+    def _check_size(self, size: int) -> None:
+        if size > self._session.largest_file:
+            raise LimitExceededError(f"{size} bytes; the largest file here is {self._session.largest_file}")
+
+    def _parse(self, name: str) -> Name:
+        """Return the safe name, having looked at its directory only if the one before was in another."""
+        directory, _, last = name.rpartition("/")
+        if directory != self._parent.text or not directory or self._session.names is not NamePolicy.NATIVE:
+            parsed = Name.parse(name, self._session.names)
+            self._parent = Parent(directory)
+            return parsed
+        return self._parent.parse(last)
 
     # -- how it is done ------------------------------------------------------------------------------------------
 
@@ -246,19 +276,28 @@ class Intake:
             raise DigestMismatchError("what arrived has another digest than what was sent")
         if arrival.staging:
             arrival.staging.seal(digest)
-        self.groups.add(arrival)
+            self.groups.add(arrival)
+        elif arrival.offered:
+            self._out += self._told(arrival, arrival.offered.keep())
 
     # -- answers -------------------------------------------------------------------------------------------------
 
     def answer(self, wait: float = 0.0) -> bool:
-        """Tell what has become of complete files; return whether there was any. May wait so long for a group.
+        """Tell what has become of files; return whether there was anything to say. May wait so long for a group.
 
         The log comes first, so that it is there also when nobody is left to hear the answer.
         """
-        said = [self._told(arrival, outcome) for arrival, outcome in self.groups.collect(wait)]
-        if said:
-            self._frames.connection.post(b"".join(said))
-        return bool(said)
+        for arrival, outcome in self.groups.collect(wait):
+            self._out += self._told(arrival, outcome)
+        return self.speak()
+
+    def speak(self) -> bool:
+        """Send what was said; return whether anything was. Many short answers go together."""
+        if not self._out:
+            return False
+        self._frames.connection.post(bytes(self._out))
+        self._out.clear()
+        return True
 
     def answer_all(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Commit whatever is complete, and answer for it; call `meanwhile` now and then."""
@@ -267,6 +306,7 @@ class Intake:
             self.answer(wait=0.25)
             self.groups.commit()
             meanwhile()
+        self.speak()
 
     def end(self, error: SecurexferError) -> None:
         """Let go of what is unfinished: the session ends with this error."""
@@ -311,7 +351,9 @@ class Intake:
         self._say(_refusal(error), number)
 
     def _say(self, message: messages.Message, number: int) -> None:
-        self._frames.connection.post(self._frames.say(message, number))
+        self._out += self._frames.say(message, number)
+        if len(self._out) >= _ENOUGH:
+            self.speak()
 
 
 def _refusal(error: SecurexferError) -> messages.Refuse:

@@ -86,6 +86,11 @@ class Receiver:
                     self._taken += count
                     self._deadline = time.monotonic() + idle
                     continue
+            elif self._intake and (whole := frames.hear_whole()):
+                self._last_heard = now = time.monotonic()
+                self._deadline = now + idle
+                self._take_whole(self._intake, *whole)
+                continue
             elif heard := frames.hear():
                 number, message = heard
                 kind = type(message)
@@ -117,8 +122,7 @@ class Receiver:
             if intake.answer():
                 self._spoke()
         self._relieve()
-        if self._stopping() and not (intake and intake.moving):
-            raise ShuttingDownError("the server is being shut down")
+        self._check_not_stopping()
         if self._frames.conversation.moving:
             self._rate = self._rate or MinimumRate(self._session.minimum_rate)
             self._rate.check(self._taken)
@@ -129,6 +133,11 @@ class Receiver:
             self._connection.wait(_LOOK_SECONDS, self._bell.descriptor)
         self._live()
 
+    def _check_not_stopping(self) -> None:
+        """Raise ShuttingDownError if the server stops, unless that would break off a file."""
+        if self._stopping() and not (self._intake and self._intake.moving):
+            raise ShuttingDownError("the server is being shut down")
+
     def _owes(self) -> bool:
         """Whether it is we who have something to do, and the client waits for it."""
         return bool(self._intake and self._intake.groups.busy and not self._frames.conversation.owed)
@@ -136,6 +145,8 @@ class Receiver:
     def _live(self) -> None:
         """Give a sign of life, if the client waits for us and we have been silent for long."""
         intake = self._intake
+        if intake and intake.speak():
+            self._spoke()
         if time.monotonic() - self._last_said >= ALIVE_SECONDS and intake and (intake.groups.busy or intake.hashing):
             self._say(messages.Alive())
         self._relieve()
@@ -150,6 +161,8 @@ class Receiver:
             self._live()
 
     def _say(self, message: messages.Message) -> None:
+        if self._intake:
+            self._intake.speak()  # what was said before goes out before
         self._connection.post(self._frames.say(message))
         self._last_said = time.monotonic()
 
@@ -181,9 +194,15 @@ class Receiver:
             )
         )
 
+    def _take_whole(
+        self, intake: Intake, number: int, offer: messages.Offer, content: memoryview, digest: bytes
+    ) -> None:
+        self._check_not_stopping()
+        intake.take_whole(number, offer, content, digest)
+        self._relieve()
+
     def _offer(self, number: int, offer: messages.Offer) -> None:
-        if self._stopping() and self._intake and not self._intake.moving:
-            raise ShuttingDownError("the server is being shut down")
+        self._check_not_stopping()
         if offer.flags & EAGER:
             self._rate, self._taken = None, 0
         self._taking().offer(number, offer)

@@ -6,8 +6,8 @@ the offers go ahead, so that the answer is here when their turn comes. Success i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,8 @@ from securexfer.errors import (
     refusal,
 )
 from securexfer.names import show
-from securexfer.net.payload import BUFFER_SIZE, Buffer
+from securexfer.net.payload import BUFFER_SIZE
+from securexfer.transfer.outflow import Outflow
 from securexfer.transfer.sources import SourceFile
 from securexfer.wire import messages
 from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH, MAX_DATA, UNKNOWN
@@ -32,21 +33,17 @@ from securexfer.wire.order import IDLE, REFUSED
 if TYPE_CHECKING:
     from securexfer.net.frames import Frames
     from securexfer.transfer.items import Item
-    from securexfer.transfer.limiting import Limit
     from securexfer.transfer.sending import Sending
 
+_PROGRESS_BYTES = 16 << 20  # more than the buffers on the way hold: some of it has arrived
 EAGER_AFTER = 8  # answers in a row that nothing is there: then the next files are probably new as well
 FIRST_OFFERS = 64  # without an answer; one more for each answer, so that no line has to be waited for
-ALIVE_SECONDS = 5.0  # between two signs of life while we hash what the receiver says it has
-_LISTEN_BYTES = 1 << 20  # how much may be sent before looking whether the receiver has said something
 
 
 class Sender:
     """Sends over one connection, after the login."""
 
     def __init__(self, frames: Frames, sending: Sending) -> None:
-        self._frames = frames
-        self._connection = frames.connection
         self._conversation = frames.conversation
         self._sending = sending
         self._wishes = sending.wishes
@@ -60,15 +57,13 @@ class Sender:
         self._counted = False
         self._is_ready = False
         self._eager_limit = 0
-        self._unheard = 0
-        self._last_heard = self._last_said = time.monotonic()
-        self._buffer = Buffer(self._send)
+        self._out = Outflow(frames, sending.wishes.timeout, sending.limit, self._hear)
         self._prefix_length = len(sending.directory) + 1 if sending.directory else 0
 
     @property
     def progressed(self) -> bool:
-        """Whether the receiver has committed to anything on this connection."""
-        return self._conversation.last > len(self._conversation.open)
+        """Whether this connection was of use: something was answered for, or a good deal was sent."""
+        return self._conversation.last > len(self._conversation.open) or self._out.sent >= _PROGRESS_BYTES
 
     def run(self) -> None:
         """Send everything; raise what ended it. What became of each item stands in it."""
@@ -77,12 +72,12 @@ class Sender:
             self._send_all()
             if not self._counted:
                 self._count()
-            self._say(messages.Finish())
-            self._buffer.flush()
+            self._out.say(messages.Finish())
             while self._conversation.state != IDLE:
-                self._listen()
-        except (TruncatedError, PeerTimeoutError):
-            self._hear_the_last()
+                self._out.listen()
+        except (TruncatedError, PeerTimeoutError, KeyboardInterrupt):
+            with contextlib.suppress(TruncatedError):
+                self._out.hear()  # what the receiver has said before counts
             raise
         finally:
             self._sending.take_back([item for item in self._items.values() if item.open])
@@ -95,10 +90,9 @@ class Sender:
         put = messages.Put(
             sending.send_id, self._wishes.on_conflict or "default", 0, UNKNOWN, UNKNOWN, sending.directory
         )
-        self._say(put)
-        self._buffer.flush()
+        self._out.say(put)
         while not self._is_ready:
-            self._listen()
+            self._out.listen()
 
     def _send_all(self) -> None:
         while True:
@@ -107,17 +101,15 @@ class Sender:
             if self._accepted:
                 self._send_accepted(*self._accepted.popleft())
             elif self._conversation.owed:
-                self._buffer.flush()
-                self._listen()
+                self._out.listen()
             elif not self._aborts and self._sending.over:
                 return
             elif len(self._items) >= self._conversation.window:
-                self._buffer.flush()
-                self._listen()
+                self._out.listen()
 
     def _count(self) -> None:
         self._counted = True
-        self._say(messages.Totals(self._sending.files, self._sending.bytes))
+        self._out.say(messages.Totals(self._sending.files, self._sending.bytes))
 
     # -- offers --------------------------------------------------------------------------------------------------
 
@@ -131,6 +123,9 @@ class Sender:
             if item is None:
                 if self._sending.over and not self._counted and not between:
                     self._count()
+                return
+            if between and item.directory:
+                sending.take_back([item])  # its offer is its end, and that waits for the end of what is being sent
                 return
             self._offer_one(item, eager=not between and self._new_in_a_row >= EAGER_AFTER)
 
@@ -149,7 +144,7 @@ class Sender:
         self._items[number] = item
         name = item.name[self._prefix_length :]
         flags |= EXECUTABLE if item.executable else 0
-        self._say(messages.Offer(flags, item.size, item.mtime_ns, name), number)
+        self._out.say(messages.Offer(flags, item.size, item.mtime_ns, name), number)
         return number
 
     def _send_eagerly(self, item: Item) -> None:
@@ -211,7 +206,7 @@ class Sender:
         if known is None and offset:
             self._hash_prefix(source, digest, offset)
         prefix = known or digest.digest()
-        self._say(messages.Start(offset, hashlib.sha256(accept.nonce + prefix).digest()), number)
+        self._out.say(messages.Start(offset, hashlib.sha256(accept.nonce + prefix).digest()), number)
         if offset:
             item.resumed = item.sent = offset
             self._watcher.sent(item, offset)
@@ -223,31 +218,21 @@ class Sender:
 
     def _hash_prefix(self, source: SourceFile, digest: hashlib._Hash, left: int) -> None:
         scratch = memoryview(bytearray(min(BUFFER_SIZE, left)))
-        self._buffer.flush()
+        self._out.flush()
         while left:
             count = source.read_into(scratch[: min(left, BUFFER_SIZE)])
             if not count:
                 raise SourceError(f"{show(str(source.path))} became shorter while it was being sent")
             digest.update(scratch[:count])
             left -= count
-            self._live()
-
-    def _live(self) -> None:
-        if time.monotonic() - self._last_said >= ALIVE_SECONDS:
-            self._say(messages.Alive())
-            self._buffer.flush()
-            self._hear()
+            self._out.live()
 
     def _send_content(self, number: int, item: Item, source: SourceFile, digest: hashlib._Hash, offset: int) -> None:
         """Send what comes after `offset`, and the trailer; an Abort if the receiver or the source do not want to."""
         left = item.size - offset
-        if left >= BUFFER_SIZE:
-            # Pages of the file then come to lie on pages of the buffer, and whole buffers in whole records: a tenth
-            # less work on both sides, for one short record more for each frame.
-            self._buffer.flush()
         while left:
             length = min(left, MAX_DATA)
-            self._append_data(number, length)
+            self._out.say_data(number, length)
             if not self._send_payload(item, source, digest, length):
                 item.error = SourceError(f"{show(str(source.path))} became shorter while it was being sent")
                 self._abort(number, item.error.reason)
@@ -268,19 +253,12 @@ class Sender:
         self._sending.digests.add(source.found, found, source.opened_ns)
         self._end_with(number, messages.Trailer(found))
 
-    def _append_data(self, number: int, length: int) -> None:
-        self._conversation.note("client", messages.Data, number)
-        self._buffer.append(messages.encode_data(number, length))
-        if length >= BUFFER_SIZE:
-            self._buffer.flush()
-
     def _send_payload(self, item: Item, source: SourceFile, digest: hashlib._Hash, length: int) -> bool:
         """Send one frame's payload; with zeros, and False, if the source ends before it."""
         while length:
-            filled = self._buffer.fill_from(source.read_into, length)
+            filled = self._out.fill_from(source.read_into, length)
             if not filled:
-                for left in range(length, 0, -BUFFER_SIZE):
-                    self._buffer.append(bytes(min(left, BUFFER_SIZE)))
+                self._out.fill_up(length)
                 return False
             digest.update(filled)
             length -= len(filled)
@@ -293,7 +271,7 @@ class Sender:
 
     def _end_with(self, number: int, word: messages.Trailer | messages.Abort) -> None:
         """Say our last word about a transfer; it may have been the last of all."""
-        self._say(word, number)
+        self._out.say(word, number)
         if number not in self._conversation.open:
             if number in self._aborts:
                 self._aborts.remove(number)
@@ -305,36 +283,8 @@ class Sender:
 
     # -- what is heard -------------------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Take what has come; if that is nothing, wait for it."""
-        while not self._hear():
-            left = self._last_heard + self._wishes.timeout - time.monotonic()
-            if left <= 0 or not self._connection.has_input(left):
-                raise PeerTimeoutError(f"the server said nothing for {self._wishes.timeout:.0f} seconds")
-
-    def _hear(self) -> bool:
-        """Take what has come, without waiting; return whether anything has."""
-        self._unheard = 0
-        frames = self._frames
-        anything = False
-        while True:
-            heard = frames.hear()
-            if heard:
-                anything = True
-                number, message = heard
-                self._heard[type(message)](self, number, message)
-            elif not frames.fill():
-                break
-        if anything:
-            self._last_heard = time.monotonic()
-        return anything
-
-    def _hear_the_last(self) -> None:
-        """Take what the receiver may have said before it left."""
-        try:
-            self._hear()
-        except TruncatedError:
-            return
+    def _hear(self, number: int, message: messages.Message | messages.Data) -> None:
+        self._heard[type(message)](self, number, message)
 
     def _accept(self, number: int, accept: messages.Accept) -> None:
         self._unanswered.discard(number)
@@ -396,33 +346,3 @@ class Sender:
         messages.Summary: _ignore,
         messages.Alive: _ignore,
     }
-
-    # -- the line ------------------------------------------------------------------------------------------------
-
-    def _say(self, message: messages.Message, number: int = 0) -> None:
-        self._buffer.append(self._frames.say(message, number))
-
-    def _send(self, held: memoryview) -> None:
-        limit = self._sending.limit
-        for start in range(0, len(held), limit.piece if limit else len(held)):
-            piece = held[start : start + limit.piece] if limit else held
-            self._connection.send(piece, self._deadline(), self._hear_in_between)
-            self._last_said = time.monotonic()
-            self._unheard += len(piece)
-            if limit:
-                self._keep_to(limit, len(piece))
-        if self._unheard >= _LISTEN_BYTES:
-            self._hear()
-
-    def _keep_to(self, limit: Limit, count: int) -> None:
-        until = limit.next_after(count)
-        while (left := until - time.monotonic()) > 0:
-            if self._connection.has_input(left):
-                self._hear()
-
-    def _deadline(self) -> float:
-        return time.monotonic() + self._wishes.timeout
-
-    def _hear_in_between(self) -> float | None:
-        """Listen while there is no room to send; a sign of life of the server puts the deadline off."""
-        return self._deadline() if self._hear() else None

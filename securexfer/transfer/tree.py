@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from securexfer.errors import SecurexferError, SourceError, UnsafeNameError
-from securexfer.names import Name, Prefix, show
+from securexfer.names import Name, Parent, show
 from securexfer.transfer.items import Item, top_name
 from securexfer.transfer.sources import unsendable
 
@@ -133,7 +133,7 @@ class _Directory:
 
     __slots__ = ("below", "found", "handle", "name", "path", "prefix")
 
-    def __init__(self, path: str, name: str, handle: _Handle, prefix: Prefix) -> None:
+    def __init__(self, path: str, name: str, handle: _Handle, prefix: Parent) -> None:
         self.path = os.path.join(path, "")  # so that entries' names can be appended
         self.name = name
         self.handle = handle
@@ -209,7 +209,7 @@ class _Walk:
         """Begin a directory: yield the files in it, and note the directories; or yield why it cannot be read."""
         handle = None
         try:
-            prefix = Prefix(name)
+            prefix = Parent(name)
             handle = hold()
             directory = _Directory(path, name, handle, prefix)
             entries = sorted(os.listdir(handle))

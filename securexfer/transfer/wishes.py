@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from securexfer.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """How to send, as far as the sender can choose. Raises UsageError for wishes that cannot be met together."""
+class Wishes(NamedTuple):
+    """How to send, as far as the sender can choose."""
 
     protocol: int | None = None  # None: the newest one that both sides speak
     on_conflict: str | None = None  # refuse, rename, replace, skip; None: what the server does by itself
@@ -19,7 +18,8 @@ class Wishes:
     rehash: bool = False  # read every file, whatever is remembered of it
     dry_run: bool = False  # ask what would become of the files, and send nothing
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise UsageError for wishes that cannot be met together."""
         if self.protocol == 1:
             self.check_classroom("--protocol 1 was asked for")
 

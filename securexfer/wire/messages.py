@@ -20,6 +20,7 @@ from securexfer.names import MAX_NAME_BYTES
 ALPN: Final = "securexfer/2"
 
 HEADER_SIZE: Final = 8
+MAX_TRANSFER: Final = 2**32 - 1
 MAX_DATA: Final = 1 << 20  # of payload in one frame: how much a refusal or a cancel can cost
 UNKNOWN: Final = 2**64 - 1  # of a count or an amount: not known yet, or without a limit
 
@@ -144,6 +145,11 @@ class Layout:
         if end != len(body):
             raise self._problem("it is too long")
         return self.message(*numbers)
+
+    def check_transfer(self, transfer: int) -> None:
+        """Raise ProtocolError if these messages cannot be about this transfer, 0 for the connection itself."""
+        if self.about_transfer not in {None, transfer != 0} or not 0 <= transfer <= MAX_TRANSFER:
+            raise ProtocolError(f"a message {self.message.__name__} cannot be about transfer {transfer}")
 
     def _check(self, numbers: Sequence[Any]) -> None:
         for place, most in self._mosts:
@@ -294,6 +300,8 @@ class Alive(NamedTuple):
 
 
 DATA: Final = 0x23
+_OFFER, _TRAILER = _LAYOUTS[Offer], _LAYOUTS[Trailer]
+_WHOLE_TRAILER = HEADER_SIZE + _TRAILER.least
 
 Message: TypeAlias = (
     Authenticate
@@ -318,33 +326,65 @@ Message: TypeAlias = (
 
 
 def encode(message: Message, transfer: int = 0) -> bytes:
-    """Return a whole frame."""
+    """Return a whole frame; raise ProtocolError for values and transfers that it cannot be about."""
     layout = _LAYOUTS[type(message)]
     body = layout.encode(message)
+    layout.check_transfer(transfer)
     return _HEADER.pack(layout.kind << 24 | len(body), transfer) + body
 
 
 def encode_data(transfer: int, length: int) -> bytes:
-    """Return the header of a frame of payload."""
+    """Return the header of a frame of payload; raise ProtocolError for what cannot be."""
+    _check_data(transfer, length)
     return _HEADER.pack(DATA << 24 | length, transfer)
 
 
-def decode_header(header: bytes | memoryview) -> tuple[int, int, int]:
-    """Return kind, length and transfer; raise ProtocolError for what no frame can begin with."""
-    word, transfer = _HEADER.unpack(header)
+def decode_header(buffer: bytes | memoryview, start: int = 0) -> tuple[int, int, int]:
+    """Return kind, length and transfer of the frame that begins there; raise ProtocolError if none can begin so."""
+    word, transfer = _HEADER.unpack_from(buffer, start)
     kind, length = word >> 24, word & 0xFFFFFF
     if kind == DATA:
-        if not 0 < length <= MAX_DATA or not transfer:
-            raise ProtocolError(f"a frame of {length} bytes of payload for transfer {transfer} cannot be")
+        _check_data(transfer, length)
         return kind, length, transfer
     layout = KINDS.get(kind)
     if layout is None:
         raise ProtocolError(f"a message of the unknown kind {kind:#04x}")
     if not layout.least <= length <= layout.most:
         raise ProtocolError(f"a message {layout.message.__name__} cannot be {length} bytes long")
-    if layout.about_transfer is not None and layout.about_transfer != bool(transfer):
-        raise ProtocolError(f"a message {layout.message.__name__} cannot be about transfer {transfer}")
+    layout.check_transfer(transfer)
     return kind, length, transfer
+
+
+def _check_data(transfer: int, length: int) -> None:
+    if not 0 < length <= MAX_DATA or not 0 < transfer <= MAX_TRANSFER:
+        raise ProtocolError(f"a frame of {length} bytes of payload for transfer {transfer} cannot be")
+
+
+def decode_whole(buffer: memoryview, start: int, end: int) -> tuple[int, Offer, memoryview, bytes, int] | None:
+    """Return transfer, offer, content, digest and where they end, if a whole eager file begins at `start`.
+
+    That is an eager Offer, then its content in one Data, or none if it is empty, then its Trailer, all of it before
+    `end`. None for everything else, which is taken message by message. Raises ProtocolError for an Offer that is none.
+    """
+    least = start + HEADER_SIZE + _OFFER.least
+    if end < least or buffer[start] != _OFFER.kind or buffer[start + HEADER_SIZE] & (EAGER | DIRECTORY) != EAGER:
+        return None
+    _, length, transfer = decode_header(buffer, start)
+    body, start = start + HEADER_SIZE, start + HEADER_SIZE + length
+    if end - start < HEADER_SIZE + _TRAILER.least:
+        return None
+    offer: Offer = _OFFER.decode(buffer[body:start])
+    if offer.size:
+        start += HEADER_SIZE
+        word, number = _HEADER.unpack_from(buffer, start - HEADER_SIZE)
+        if word != DATA << 24 | offer.size or number != transfer or end - start < offer.size + _WHOLE_TRAILER:
+            return None
+    content, start = buffer[start : start + offer.size], start + offer.size
+    word, number = _HEADER.unpack_from(buffer, start)
+    if word != _TRAILER.kind << 24 | _TRAILER.least or number != transfer:
+        return None
+    digest, start = bytes(buffer[start + HEADER_SIZE : start + _WHOLE_TRAILER]), start + _WHOLE_TRAILER
+    return transfer, offer, content, digest, start
 
 
 def kind_of(kind: int) -> type:

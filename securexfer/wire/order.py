@@ -7,12 +7,15 @@ The rules in plain words:
 * A transfer is opened by an Offer. Each side ends it with one word: the sender with Trailer or Abort (an Offer of a
   directory is its own end), the receiver with Committed or Refuse. It is open until both were said. As many as the
   receiver's `window` may be open.
-* The receiver may refuse at any time. A sender that reads that before its Trailer says Abort; until the receiver reads
-  that, it throws away what comes. An Abort is answered by a Refuse, unless that was said before.
-* The content of one file is not mixed with that of another: from an eager Offer or a Start on, until Trailer or Abort,
-  the sender says nothing but Data of that transfer, plain Offers, Aborts of others, and Alive.
-* Finish comes after the sender's last word about every transfer, Summary after the receiver's.
-* Refuse of transfer 0 is the server's last word of all.
+* The receiver may refuse until it has said its word. A sender that reads that before its own says Abort; until the
+  receiver reads that, or the Trailer that was on its way, it throws away what comes. An Abort is answered by a Refuse,
+  unless that was said before.
+* Content of one transfer at a time: it moves from an eager Offer or a Start on, until Trailer or Abort. Until then no
+  other may begin to move. Offers that are not eager, Aborts of others, Totals and Alive may come in between.
+* Finish comes after the sender's last word about every transfer, Summary after the receiver's. Numbers go on in the
+  next send.
+* Alive is for a side that owes something: the sender between Ready and Finish, the receiver from Ready to Summary.
+* Refuse of transfer 0 is the server's last word of all. A client that reads it says nothing more.
 
 Everything else is an error: what is not in these tables must not be said. Either side keeps its own `Conversation` of
 what it says and what it hears, in that order; messages that cross on the way are in the tables, too.
@@ -80,7 +83,7 @@ OPEN: Final = {SENDING: (SENDER, RECEIVER), COUNTED: (SENDER, RECEIVER), FINISHI
 # -- a transfer --------------------------------------------------------------------------------------------------
 
 OFFERED, ACCEPTED, PAYLOAD, COMPLETE = "offered", "accepted", "payload", "complete"
-REFUSED, ABORTED, CLOSED = "refused", "aborted", "closed"
+REFUSED, DISCARDING, ABORTED, CLOSED = "refused", "discarding", "aborted", "closed"
 
 
 class Eager(Offer):
@@ -104,20 +107,22 @@ TRANSFER: Final[dict[tuple[str, str, type], str]] = {
     (PAYLOAD, SENDER, Data): PAYLOAD,
     (PAYLOAD, SENDER, Trailer): COMPLETE,
     (PAYLOAD, SENDER, Abort): ABORTED,
-    (PAYLOAD, RECEIVER, Refuse): REFUSED,
+    (PAYLOAD, RECEIVER, Refuse): DISCARDING,
     (COMPLETE, RECEIVER, Committed): CLOSED,
     (COMPLETE, RECEIVER, Refuse): CLOSED,
-    # The receiver has refused; what the sender says did not know that yet.
-    (REFUSED, SENDER, Start): REFUSED,
-    (REFUSED, SENDER, Data): REFUSED,
-    (REFUSED, SENDER, Trailer): CLOSED,
+    # The receiver has refused; what the sender says did not know that yet, or is its last word.
+    (REFUSED, SENDER, Start): DISCARDING,
     (REFUSED, SENDER, Abort): CLOSED,
+    (DISCARDING, SENDER, Data): DISCARDING,
+    (DISCARDING, SENDER, Trailer): CLOSED,
+    (DISCARDING, SENDER, Abort): CLOSED,
     # The sender has aborted; what the receiver says did not know that yet.
     (ABORTED, RECEIVER, Accept): ABORTED,
     (ABORTED, RECEIVER, Refuse): CLOSED,
 }
-OWED_BY_SENDER: Final = frozenset({OFFERED, ACCEPTED, PAYLOAD, REFUSED})
-_UNMIXED: Final = frozenset({Start, Data, Eager, Directory, Totals, Finish})
+MOVING: Final = frozenset({PAYLOAD, DISCARDING})
+_WHOLE: Final = frozenset(state for state, roles in OPEN.items() if roles == (SENDER, RECEIVER))
+OWED_BY_SENDER: Final = MOVING | {OFFERED, ACCEPTED, REFUSED}
 
 
 class Conversation:
@@ -141,7 +146,7 @@ class Conversation:
             self._note_transfer(role, message, transfer, flags)
             return
         following = CONNECTION.get((self.state, speaker, message))
-        if following is None or (message in _UNMIXED and self.moving):
+        if following is None:
             raise ProtocolError(f"the {speaker} said {message.__name__} in the state {self.state}")
         if message is Finish and self.owed and self.state is not ENDED:
             raise ProtocolError(f"the client said Finish with {self.owed} transfers unfinished")
@@ -149,26 +154,31 @@ class Conversation:
             raise ProtocolError(f"the server said Summary with {len(self.open)} transfers open")
         self.state = following
 
+    def note_whole(self, transfer: int) -> bool:
+        """Take note of an eager Offer, its Data and its Trailer at once, if nothing speaks against any of them.
+
+        That is what `note` does for the three of them; where this returns False, it says what is wrong.
+        """
+        if self.state not in _WHOLE or self.moving or transfer != self.last + 1 or len(self.open) >= self.window:
+            return False
+        self.last = transfer
+        self.open[transfer] = COMPLETE
+        return True
+
     def _note_transfer(self, role: str, message: type, transfer: int, flags: int) -> None:
         if role not in OPEN.get(self.state, ()):
             raise ProtocolError(f"the {role} spoke of transfer {transfer} in the state {self.state}")
         state = self.open.get(transfer, NEW)
         if message is Offer:
-            if transfer != self.last + 1:
-                raise ProtocolError(f"transfer {transfer} was offered after {self.last}")
-            if len(self.open) >= self.window:
-                raise ProtocolError(f"more than {self.window} transfers are open")
-            self.last = transfer
-            if flags & (EAGER | DIRECTORY):
-                if flags & EAGER and flags & DIRECTORY:
-                    raise ProtocolError("an eager offer of a directory")
-                message = Eager if flags & EAGER else Directory
+            message = self._offered(transfer, flags)
         following = TRANSFER.get((state, role, message))
-        if following is None or (message in _UNMIXED and self.moving not in (0, transfer)):
+        if following is None:
             raise ProtocolError(f"the {role} said {message.__name__} of transfer {transfer}, which is {state}")
-        if message is Start or message is Eager:
+        if following in MOVING:
+            if self.moving not in {0, transfer}:
+                raise ProtocolError(f"transfer {transfer} was begun in the middle of {self.moving}")
             self.moving = transfer
-        elif (message is Trailer or message is Abort) and transfer == self.moving:
+        elif state in MOVING:
             self.moving = 0
         if state != following:
             self.owed += (following in OWED_BY_SENDER) - (state in OWED_BY_SENDER)
@@ -176,3 +186,14 @@ class Conversation:
                 del self.open[transfer]
             else:
                 self.open[transfer] = following
+
+    def _offered(self, transfer: int, flags: int) -> type:
+        """Take note of the next transfer; return as what its Offer stands in the table."""
+        if transfer != self.last + 1:
+            raise ProtocolError(f"transfer {transfer} was offered after {self.last}")
+        if len(self.open) >= self.window:
+            raise ProtocolError(f"more than {self.window} transfers are open")
+        if flags & EAGER and flags & DIRECTORY:
+            raise ProtocolError("an eager offer of a directory")
+        self.last = transfer
+        return Eager if flags & EAGER else Directory if flags & DIRECTORY else Offer

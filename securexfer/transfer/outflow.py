@@ -1,0 +1,130 @@
+"""What a sender says, on its way out: collected into large pieces, at a bounded rate, while what comes in is heard.
+
+One thread does both, so neither side ever waits for the other to read.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from securexfer.errors import PeerTimeoutError
+from securexfer.net.payload import BUFFER_SIZE, Buffer
+from securexfer.wire import messages
+from securexfer.wire.order import CLIENT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from securexfer.net.frames import Frames
+    from securexfer.transfer.limiting import Limit
+
+ALIVE_SECONDS = 5.0  # between two signs of life, while something takes long here
+_LISTEN_BYTES = 1 << 20  # how much may be sent before looking whether the receiver has said something
+
+
+class Outflow:
+    """One connection, as its sender uses it."""
+
+    def __init__(
+        self,
+        frames: Frames,
+        timeout: float,
+        limit: Limit | None,
+        heard: Callable[[int, messages.Message | messages.Data], None],
+    ) -> None:
+        """Tell `heard` of each message. It may be in the middle of saying another, so it must not say any."""
+        self._frames = frames
+        self._connection = frames.connection
+        self._timeout = timeout
+        self._limit = limit
+        self._heard = heard
+        self._unheard = 0  # bytes that were sent since we last listened
+        self._messages = 0  # that were heard
+        self.sent = 0  # bytes
+        self._last_heard = self._last_said = time.monotonic()
+        self._buffer = Buffer(self._send)
+
+    def say(self, message: messages.Message, transfer: int = 0) -> None:
+        """Say a message, with what comes next or with `flush`."""
+        self._buffer.append(self._frames.say(message, transfer))
+
+    def say_data(self, transfer: int, length: int) -> None:
+        """Say that so many bytes of payload come next, by `fill_from` and `fill_up`."""
+        large = length >= BUFFER_SIZE
+        if large:
+            self._buffer.flush()
+        self._frames.conversation.note(CLIENT, messages.Data, transfer)
+        self._buffer.append(messages.encode_data(transfer, length))
+        if large:
+            # Pages of the file then come to lie on pages of the buffer, and whole buffers in whole records: a tenth
+            # less work on both sides, for one short record more for each frame.
+            self._buffer.flush()
+
+    def fill_from(self, read_into: Callable[[memoryview], int], limit: int) -> memoryview:
+        """Read payload once, at most `limit` bytes, and return what was read; empty at the source's end."""
+        return self._buffer.fill_from(read_into, limit)
+
+    def fill_up(self, length: int) -> None:
+        """Send zeros in the place of payload that is not there."""
+        for left in range(length, 0, -BUFFER_SIZE):
+            self._buffer.append(bytes(min(left, BUFFER_SIZE)))
+
+    def flush(self) -> None:
+        """Send what was said."""
+        self._buffer.flush()
+
+    def live(self) -> None:
+        """Give a sign of life, if nothing was sent for long."""
+        if time.monotonic() - self._last_said >= ALIVE_SECONDS:
+            self.say(messages.Alive())
+            self.flush()
+            self.hear()
+
+    def listen(self) -> None:
+        """Send what was said, and take what has come; if that is nothing, wait. Raises PeerTimeoutError."""
+        before = self._messages
+        self.flush()  # may hear what would else be waited for
+        while not self.hear() and self._messages == before:
+            left = self._last_heard + self._timeout - time.monotonic()
+            if left <= 0 or not self._connection.has_input(left):
+                raise PeerTimeoutError(f"the server said nothing for {self._timeout:.0f} seconds")
+
+    def hear(self) -> bool:
+        """Take what has come, without waiting; return whether anything has."""
+        self._unheard = 0
+        before = self._messages
+        while True:
+            message = self._frames.hear()
+            if message:
+                self._messages += 1
+                self._heard(*message)
+            elif not self._frames.fill():
+                break
+        if self._messages == before:
+            return False
+        self._last_heard = time.monotonic()
+        return True
+
+    def _send(self, held: memoryview) -> None:
+        step = self._limit.piece if self._limit else len(held)
+        for start in range(0, len(held), step):
+            piece = held[start : start + step]
+            self._connection.send(piece, time.monotonic() + self._timeout, self._hear_in_between)
+            self._last_said = time.monotonic()
+            self._unheard += len(piece)
+            self.sent += len(piece)
+            if self._limit:
+                self._keep_to(self._limit, len(piece))
+        if self._unheard >= _LISTEN_BYTES:
+            self.hear()
+
+    def _keep_to(self, limit: Limit, count: int) -> None:
+        until = limit.next_after(count)
+        while (left := until - time.monotonic()) > 0:
+            if self._connection.has_input(left):
+                self.hear()
+
+    def _hear_in_between(self) -> float | None:
+        """Listen while there is no room to send; a sign of life of the server puts the deadline off."""
+        return time.monotonic() + self._timeout if self.hear() else None
