@@ -171,8 +171,8 @@ class Sender:
     # -- content -------------------------------------------------------------------------------------------------
 
     def _send_accepted(self, number: int, accept: messages.Accept) -> None:
-        if self._conversation.open[number] == REFUSED:
-            return
+        if self._conversation.open.get(number, REFUSED) == REFUSED:
+            return  # and perhaps that was answered already
         item = self._items[number]
         if accept.offset > item.size:
             raise ProtocolError(f"the server has {accept.offset} of {item.size} bytes of {show(item.name)!r}")
@@ -201,6 +201,7 @@ class Sender:
     def _begin(self, number: int, item: Item, source: SourceFile, accept: messages.Accept) -> hashlib._Hash | None:
         """Say Start with the proof; return the digest so far, or None if the trailer was said with it."""
         offset = accept.offset
+        self._out.owed = max(self._out.owed, item.size)
         known = self._sending.known_digest(source) if offset == item.size and offset else None
         digest = hashlib.sha256()
         if known is None and offset:
