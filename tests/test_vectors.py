@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import stranger_client as stranger
-from lab import Lab, Server
 from vectors.loading import Vector, load, load_all
+from vectors.serving import serving_vectors
 
-from securexfer import client
 from securexfer.accounts.logins import WAITING
 from securexfer.certificates.making import EMBEDDED_CA
+from securexfer.client import login
 from securexfer.errors import ProtocolError, UnsafeNameError
 from securexfer.names import NamePolicy
 from securexfer.net.connection import DRAIN_SECONDS
@@ -33,6 +33,8 @@ from securexfer.wire import framing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from lab import Lab, Server
 
 VECTORS = load_all()
 PROTOCOL = Path(__file__).parent.parent / "docs" / "PROTOCOL.md"
@@ -205,7 +207,7 @@ def test_the_limits_in_the_specification_are_those_of_the_code() -> None:
         "reading on after the end": f"{DRAIN_SECONDS:.0f} s",
     }
     assert limits.largest_file == 1 << 40
-    assert f"at least\n{client.LOGIN_SECONDS:.0f} s for this answer" in text
+    assert f"at least\n{login.LOGIN_SECONDS:.0f} s for this answer" in text
     assert f"at least {Wishes().timeout:.0f} s, and one second more for every {ANSWER_RATE // 10**6} MB" in text
     assert f"Begin to read within {DRAIN_SECONDS:.0f} s after the last byte" in text
 
@@ -220,29 +222,7 @@ def test_the_extension_that_carries_the_ca_is_the_one_in_the_specification() -> 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory, lab_source: Path) -> Iterator[Callable[..., tuple[Lab, Server]]]:
     """Return a function from options to a lab and its server, started once, with the accounts of all vectors."""
-    from securexfer.accounts.database import Accounts
-    from securexfer.accounts.passwords import PasswordHash
-
-    started: dict[tuple[str, ...], tuple[Lab, Server]] = {}
-    accounts = dict(vector.account for vector in VECTORS)
-    hashes = {password: str(PasswordHash.make(password)) for password in set(accounts.values())}
-
-    def get(options: tuple[str, ...]) -> tuple[Lab, Server]:
-        if options not in started:
-            lab = Lab(tmp_path_factory.mktemp("vectors"), lab_source)
-            with Accounts.open(lab.home / "users.db") as database:
-                for user in database.all():
-                    database.remove(user.name)
-                database.add_all({user: hashes[password] for user, password in accounts.items()}, lambda _: None)
-            started[options] = lab, lab.serve(*options)
-        return started[options]
-
-    yield get
-    for lab, server in started.values():
-        lab.close()
-        assert server.events("server.stop")
-        assert not [event for event in server.events() if event["level"] == "error" or event.get("reason") == "error"]
-        assert "Traceback" not in server.log_path.read_text()
+    yield from serving_vectors(tmp_path_factory.mktemp("vectors"), lab_source, dict(v.account for v in VECTORS))
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)

@@ -19,6 +19,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fuzz import speaking
 from vectors.loading import load_all
 
 from securexfer import certificates
@@ -27,7 +28,8 @@ from securexfer.names import STAGING_NAME, Name, NamePolicy
 from securexfer.net.connection import Connection
 from securexfer.net.tls import client_context, server_context
 from securexfer.storage.local import Inbox, Rules
-from securexfer.transfer.classroom.receiver import Receiver, Session
+from securexfer.transfer.classroom.receiver import Receiver
+from securexfer.transfer.session import Session
 from securexfer.wire import framing
 
 if TYPE_CHECKING:
@@ -128,10 +130,10 @@ class Sessions:
         assert {path.name for path in self._path.iterdir()} <= {"ana", STAGING_NAME, *SERVERS_OWN}
 
     def _receive(self, connection: Connection) -> type[SecurexferError] | None:
-        session = Session(1, "127.0.0.1", "ana", LARGEST_FILE, 30.0, 1024, NamePolicy.NATIVE)
+        session = Session(1, "127.0.0.1", "ana", LARGEST_FILE, 30.0, 1024, NamePolicy.NATIVE, lambda _: None)
         with contextlib.closing(self._inbox.for_user("ana")) as storage:
             try:
-                Receiver(connection, storage, session, lambda _: None, lambda: False).run()
+                Receiver(connection, storage, session, lambda: False).run()
             except SecurexferError as error:
                 return type(error)
         return None
@@ -241,6 +243,7 @@ def seeds() -> dict[str, list[bytes]]:
     fields = [stream[start : start + 128] for stream in streams for start in (0, 128, 260) if len(stream) > start + 128]
     after_login = [stream[framing.LOGIN_SIZE :] for stream in streams]
     return {
+        **speaking.seeds(),
         "names": [field.rstrip(b" ") for field in fields],
         "framed": [*streams, *(stream[260:] for stream in streams)],
         "session": [
@@ -251,4 +254,8 @@ def seeds() -> dict[str, list[bytes]]:
 
 def target(name: str, stack: contextlib.ExitStack) -> Callable[[bytes], None]:
     """Return a target; what it needs is let go of with `stack`."""
-    return stack.enter_context(sessions()).run if name == "session" else {"names": names, "framed": framed}[name]
+    if name == "session":
+        return stack.enter_context(sessions()).run
+    if name == "received":
+        stack.enter_context(speaking.without_chance())
+    return {"names": names, "framed": framed, "spoken": speaking.spoken, "received": speaking.received}[name]
