@@ -169,7 +169,6 @@ WRONG = {
     "finish twice": FINISH * 2,
     "finish with a transfer open": offer(2, "x", 1) + FINISH,
     "finish in a file": _small(2, 5) + data(2, b"x") + FINISH,
-    "totals in a file": _small(2, 5) + messages.encode(messages.Totals(1, 1)),
     # numbers
     "a number left out": offer(3, "x", 1),
     "a number again": offer(2, "x", 1) + offer(2, "y", 1),
@@ -190,7 +189,6 @@ WRONG = {
     "a trailer without a start": offer(2, "x", 0) + trailer(2, b""),
     "a start that was not asked for": _small(2, 5) + start(2),
     "two files at once": _small(2, 5) + _small(3, 5),
-    "a directory in a file": _small(2, 5) + directory(3, "d"),
     "payload of another file": offer(2, "y", 5) + _small(3, 5) + data(2, b"x"),
     # sizes
     "a byte more than was offered": _small(2, 1) + data(2, b"xy"),
