@@ -83,6 +83,18 @@ def context(place: Lab) -> ssl.SSLContext:
     return make_leaf(ca).context(place.home, framing.ALPN)
 
 
+@pytest.fixture(scope="module")
+def context2(place: Lab) -> ssl.SSLContext:
+    """Return the same for protocol 2."""
+    from hostile.certificates import make_ca, make_leaf
+
+    from securexfer.wire import messages
+
+    ca = make_ca()
+    (place.home / "ca2.pem").write_bytes(ca.pem)
+    return make_leaf(ca).context(place.home, messages.ALPN)
+
+
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Mount a memory file system with the options given; it goes with the test."""

@@ -9,17 +9,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import stranger_client as stranger
 from hostile import client as kit
 from hostile.client import LOGINS, PLANTED, QUOTAS, SESSIONS, WAYS, Session
 from hostile.listeners import HOST
-from hostile.oracles import Oracles
+from hostile.site import Site
 from lab import PASSWORD, Lab
-
-from securexfer.accounts.database import Accounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,49 +30,12 @@ HELLOS = {
     for way in (stranger.leave_without_a_word, stranger.leave_by_reset)
 }
 CASES = [*LOGINS, *SESSIONS, *QUOTAS, *POINTS, *HELLOS, "planted"]
-assert len(CASES) == len(set(CASES))
-
-
-class Site:
-    """A lab, a server, what watches it, and a user for each case."""
-
-    def __init__(self, lab: Lab, *options: str) -> None:
-        self.lab = lab
-        accounts = Accounts.open(lab.home / "users.db")
-        hashed = accounts.find("ana").hash
-        for number in range(len(CASES)):
-            accounts.add(f"u{number}", hashed)
-        accounts.close()
-        self.server = lab.serve(*options, watched=True)
-        self.oracles = Oracles(lab, self.server)
-
-    def user(self, case: str) -> str:
-        return f"u{CASES.index(case)}"
-
-    def source(self, case: str) -> str:
-        return "127.1.{}.{}".format(*divmod(250 + CASES.index(case), 250))
-
-    @contextlib.contextmanager
-    def connect(self, case: str) -> Iterator[stranger.Tls]:
-        with stranger.connect(self.server.port, str(self.lab.ca), source=self.source(case)) as tls:
-            yield tls
-
-    def logged(self, kind: str, case: str) -> list[dict[str, Any]]:
-        return [event for event in self.server.events(kind) if event["address"] == self.source(case)]
-
-    def check(self, case: str, stores: dict[str, bytes], ends: tuple[str, ...], aborts: str = "") -> None:
-        """Hold the oracles, and what the log says of this case: how it ended, and the file that was on its way."""
-        self.oracles.check({f"{self.user(case)}/{name}": content for name, content in stores.items()})
-        closed = [event["reason"] for event in self.logged("conn.close", case)]
-        assert len(closed) == 1
-        assert closed[0] in ends
-        assert [event["reason"] for event in self.logged("file.abort", case)] == [aborts] * bool(aborts)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, lab_source: Path) -> Iterator[Site]:
     lab = Lab(tmp_path_factory.mktemp("hostile"), lab_source)
-    yield Site(lab, "--largest-file", str(kit.LARGEST))
+    yield Site(lab, CASES, "127.1", "--largest-file", str(kit.LARGEST))
     lab.close()
 
 
@@ -114,7 +75,7 @@ def test_F01_F02_F03_F04_F06_F08_F09_F11_F12_P01_P06_P07_a_session_that_is_wrong
 
 
 def test_F06_F07_a_quota_is_kept_to_the_byte(lab: Lab) -> None:
-    site = Site(lab, "--quota", str(kit.QUOTA))
+    site = Site(lab, CASES, "127.1", "--quota", str(kit.QUOTA))
     for case, session in QUOTAS.items():
         run_session(site, case, session)
 

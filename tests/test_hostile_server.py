@@ -1,4 +1,4 @@
-"""A real `send` towards a server that is certified and means harm: no success that was not said, no hang, no crash."""
+"""A real `send` in protocol 1 towards a server that is certified and means harm: no false success, hang or crash."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Sent:
                 [
                     *before, SECUREXFER, "send", str(place.home / "small"), str(place.home / "large"),
                     f"ana@{HOST}:{port}", "--ca", str(place.home / "ca.pem"),
-                    "--password-file", str(place.password_file), "--json",
+                    "--password-file", str(place.password_file), "--json", "--protocol", "1",
                 ],
                 stdin=subprocess.DEVNULL, stdout=to_out, stderr=to_err,
                 env=environment(SECUREXFER_CONFIG=str(place.config)),

@@ -53,11 +53,11 @@ def drip(lab: Lab, server: Server, field: str, source: str) -> float:
         return took
 
 
-def start(lab: Lab, path: Path, port: int) -> subprocess.Popen[str]:
+def start(lab: Lab, path: Path, port: int, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
             SECUREXFER, "send", str(path), f"ana@localhost:{port}", "--ca", str(lab.ca),
-            "--password-file", str(lab.password_file), "--quiet",
+            "--password-file", str(lab.password_file), "--quiet", *options,
         ],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=environment(SECUREXFER_CONFIG=str(lab.config)),
@@ -80,7 +80,7 @@ def vanish(lab: Lab, server: Server) -> tuple[int, str, float]:
     path.write_bytes(os.urandom(32 << 20))
     with (
         Detour(server.port, hold_after=4 << 20, source="127.3.0.2") as way,
-        start(lab, path, way.port) as process,
+        start(lab, path, way.port, "--protocol", "1") as process,  # which does not try again
     ):
         assert way.held.wait(30)
         process.send_signal(signal.SIGSTOP)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from securexfer.errors import PeerTimeoutError
 from securexfer.net.payload import BUFFER_SIZE, Buffer
+from securexfer.transfer.patience import ALIVE_SECONDS, patience
 from securexfer.wire import messages
 from securexfer.wire.order import CLIENT
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from securexfer.net.frames import Frames
     from securexfer.transfer.limiting import Limit
 
-ALIVE_SECONDS = 5.0  # between two signs of life, while something takes long here
 _LISTEN_BYTES = 1 << 20  # how much may be sent before looking whether the receiver has said something
 
 
@@ -42,7 +42,8 @@ class Outflow:
         self._unheard = 0  # bytes that were sent since we last listened
         self._messages = 0  # that were heard
         self.sent = 0  # bytes
-        self._last_heard = self._last_said = time.monotonic()
+        self.owed = 0  # bytes that the receiver may have to hash or to sync before it can answer
+        self._last_heard = self._last_said = self._last_word = time.monotonic()  # the last but for Alive
         self._buffer = Buffer(self._send)
 
     def say(self, message: messages.Message, transfer: int = 0) -> None:
@@ -90,25 +91,36 @@ class Outflow:
         before = self._messages
         self.flush()  # may hear what would else be waited for
         while not self.hear() and self._messages == before:
-            left = self._last_heard + self._timeout - time.monotonic()
+            left = self._deadline() - time.monotonic()
             if left <= 0 or not self._connection.has_input(left):
                 raise PeerTimeoutError(f"the server said nothing for {self._timeout:.0f} seconds")
+        if time.monotonic() >= self._patient_until():
+            raise PeerTimeoutError("the server says that it is alive, but does not come to an end")
 
     def hear(self) -> bool:
-        """Take what has come, without waiting; return whether anything has."""
+        """Take what has come, without waiting, and no more than one look at the line brings; return whether any has."""
         self._unheard = 0
         before = self._messages
-        while True:
-            message = self._frames.hear()
-            if message:
-                self._messages += 1
-                self._heard(*message)
-            elif not self._frames.fill():
-                break
+        self._take()
+        if self._frames.fill():
+            self._take()
         if self._messages == before:
             return False
         self._last_heard = time.monotonic()
         return True
+
+    def _take(self) -> None:
+        while message := self._frames.hear():
+            self._messages += 1
+            if not isinstance(message[1], messages.Alive):
+                self._last_word = time.monotonic()
+            self._heard(*message)
+
+    def _patient_until(self) -> float:
+        return max(self._last_word, self._last_said) + max(self._timeout, patience(self.owed))
+
+    def _deadline(self) -> float:
+        return min(self._last_heard + self._timeout, self._patient_until())
 
     def _send(self, held: memoryview) -> None:
         step = self._limit.piece if self._limit else len(held)
@@ -130,5 +142,5 @@ class Outflow:
                 self.hear()
 
     def _hear_in_between(self) -> float | None:
-        """Listen while there is no room to send; a sign of life of the server puts the deadline off."""
-        return time.monotonic() + self._timeout if self.hear() else None
+        """Listen while there is no room to send; a sign of life of the server puts the deadline off, for a while."""
+        return self._deadline() if self.hear() else None

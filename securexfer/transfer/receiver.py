@@ -16,6 +16,7 @@ from securexfer.errors import PeerTimeoutError, ProtocolError, SecurexferError, 
 from securexfer.names import Name
 from securexfer.net.payload import MinimumRate
 from securexfer.transfer.intake import EAGER_LIMIT, Intake
+from securexfer.transfer.patience import ALIVE_SECONDS, patience
 from securexfer.transfer.worker import Bell, Worker
 from securexfer.wire import messages
 from securexfer.wire.messages import EAGER, UNKNOWN
@@ -27,14 +28,10 @@ if TYPE_CHECKING:
     from securexfer.net.frames import Frames
     from securexfer.storage.base import Prefix, Storage
     from securexfer.transfer.session import Session
-    from securexfer.transfer.worker import Job
+from securexfer.transfer.worker import Job
 
 WINDOW = 2048  # transfers open at a time: at 50 ms there and back, 40 000 files a second; about 2 MiB
 MAX_UNSENT = 256 * 1024  # bytes of answers that wait for the client to read; then it is not read from any more
-ALIVE_SECONDS = 5.0  # between two signs of life, while the client waits for us
-# A client that hashes what we have, or looks for its files, says Alive: for so long, and longer for more bytes.
-PATIENCE_SECONDS = 60.0
-PATIENCE_RATE = 20_000_000  # bytes a second that a slow disk still reads
 _LOOK_SECONDS = 0.25  # how often a session that waits looks whether the server stops
 
 
@@ -65,7 +62,6 @@ class Receiver:
 
     def run(self) -> None:
         """Receive until the client leaves; raise what ended the session early, when that was said."""
-        problem: SecurexferError = ShuttingDownError("an error inside securexfer")
         with contextlib.ExitStack() as stack:
             stack.callback(self._bell.close)
             stack.callback(self._hasher.close)
@@ -73,10 +69,11 @@ class Receiver:
             try:
                 self._receive()
             except SecurexferError as error:
-                problem = error
+                self._end(error)
                 raise
-            finally:
-                self._end(problem)
+            except BaseException:
+                self._end(ShuttingDownError("an error inside securexfer"))
+                raise
 
     def _receive(self) -> None:
         frames, idle = self._frames, self._session.idle_seconds
@@ -126,8 +123,7 @@ class Receiver:
         if self._frames.conversation.moving:
             self._rate = self._rate or MinimumRate(self._session.minimum_rate)
             self._rate.check(self._taken)
-        if time.monotonic() >= self._deadline and not self._owes():
-            raise PeerTimeoutError("the client said nothing for too long")
+        self._check_deadline(time.monotonic())
         self._bell.hush()
         if not (intake and intake.groups.collectable):  # its bell may have rung just before it was hushed
             self._connection.wait(_LOOK_SECONDS, self._bell.descriptor)
@@ -137,6 +133,10 @@ class Receiver:
         """Raise ShuttingDownError if the server stops, unless that would break off a file."""
         if self._stopping() and not (self._intake and self._intake.moving):
             raise ShuttingDownError("the server is being shut down")
+
+    def _check_deadline(self, now: float) -> None:
+        if now >= self._deadline and not self._owes():
+            raise PeerTimeoutError("the client said nothing for too long")
 
     def _owes(self) -> bool:
         """Whether it is we who have something to do, and the client waits for it."""
@@ -212,10 +212,11 @@ class Receiver:
         """Nothing depends on it: each offer is looked at by itself."""
 
     def _alive(self, _number: int, _alive: messages.Alive) -> None:
-        patience = PATIENCE_SECONDS + self._taking().largest_prefix / PATIENCE_RATE
-        self._deadline = min(
-            time.monotonic() + self._session.idle_seconds, max(self._deadline, self._last_heard + patience)
-        )
+        """Wait a little longer, not for ever."""
+        now = time.monotonic()  # whoever says nothing else, and without a pause, never makes us wait
+        self._check_deadline(now)
+        patient_until = self._last_heard + patience(self._taking().largest_prefix)
+        self._deadline = min(now + self._session.idle_seconds, max(self._deadline, patient_until))
 
     def _finish(self, _number: int, _finish: messages.Finish) -> None:
         intake = self._taking()

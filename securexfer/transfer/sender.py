@@ -175,8 +175,8 @@ class Sender:
     # -- content -------------------------------------------------------------------------------------------------
 
     def _send_accepted(self, number: int, accept: messages.Accept) -> None:
-        if self._conversation.open[number] == REFUSED:
-            return
+        if self._conversation.open.get(number, REFUSED) == REFUSED:
+            return  # and perhaps that was answered already
         item = self._items[number]
         if accept.offset > item.size:
             raise ProtocolError(f"the server has {accept.offset} of {item.size} bytes of {show(item.name)!r}")
@@ -217,6 +217,7 @@ class Sender:
 
     def _start(self, number: int, item: Item, accept: messages.Accept, prefix: bytes) -> None:
         """Say Start, with the proof that we have what the receiver has: `prefix` is its digest."""
+        self._out.owed = max(self._out.owed, item.size)
         self._out.say(messages.Start(accept.offset, hashlib.sha256(accept.nonce + prefix).digest()), number)
         if accept.offset:
             item.resumed = item.sent = accept.offset

@@ -58,7 +58,9 @@ class Oracles:
         self._server = server
         self._secrets = secrets
         self.ledger: dict[str, str] = {}  # acknowledged: USER/NAME and digest, from the log
+        self.directories: set[str] = set()  # that were sent
         self.planted: set[str] = set()  # what a test has put into the inbox itself
+        self.partials = 0  # files in staging that a later send may resume: so many are allowed
         self._seen = 0  # bytes of the log
         self._tail = b""
         self._open: Counter[int] = Counter()
@@ -116,13 +118,18 @@ class Oracles:
             digest = hashlib.sha256(content).hexdigest()
             assert self.ledger.get(name) == digest, f"O2: {name} was acknowledged, and the log does not know of it"
         expected = set(self.ledger) | self.planted
-        parents = {str(parent) for name in expected for parent in Path(name).parents}
+        parents = {str(parent) for name in expected for parent in Path(name).parents} | self.directories
+        partials = 0
         for path, status in walk(self._lab.inbox):
             name = str(path.relative_to(self._lab.inbox))
             if stat.S_ISDIR(status.st_mode):
                 assert name in parents or "/" not in name, f"O2: an empty directory was left: {name}"
                 continue
             if name in SERVERS_OWN:
+                continue
+            if name.startswith(f"{STAGING}/partial-"):
+                partials += 1
+                assert partials <= self.partials, f"O2: a partial file too many was left: {name}"
                 continue
             assert name in expected, f"O2: nobody acknowledged what stands in the inbox as {name}"
             expected.remove(name)
