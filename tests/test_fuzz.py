@@ -9,7 +9,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from fuzz import run, targets
+from fuzz import run, sending, targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -66,6 +66,22 @@ def test_P26_the_big_list_of_naughty_strings(target: Callable[[str], Target]) ->
         some = fields[start : start + 50]
         files = b"".join(field + (1).to_bytes(8, "big") + b"x" + bytes(32) for field in some)
         target("session")(bytes([targets.MENDED | targets.IN_ORDER]) + len(some).to_bytes(4, "big") + files)
+
+
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    flags=st.integers(0, 3),
+    answers=st.permutations(sending.ANSWERS[1:]).flatmap(
+        lambda order: st.tuples(st.just(order), st.integers(0, len(order)), st.integers(0, len(order)))
+    ),
+)
+def test_F13_whatever_a_server_answers_in_whatever_order_a_sender_ends_with_an_error_of_ours(
+    flags: int, answers: tuple[list[str], int, int], target: Callable[[str], Target]
+) -> None:
+    """So many in order, then so many in another."""
+    shuffled, in_order, others = answers
+    chosen = [*sending.ANSWERS[: in_order + 1], *shuffled[:others]]
+    target("sent")(bytes([flags]) + sending.stream_of(chosen))
 
 
 # Vectors with pieces of others in them, and with bytes changed.
