@@ -9,8 +9,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from securexfer.errors import PeerTimeoutError, TruncatedError
-from securexfer.wire.messages import DATA, HEADER_SIZE, Data, Offer, decode, decode_header, decode_whole, encode
+from securexfer.errors import PeerTimeoutError, ProtocolError, TruncatedError
+from securexfer.wire.messages import (
+    DATA,
+    HEADER_SIZE,
+    Data,
+    Offer,
+    decode,
+    decode_header,
+    decode_whole,
+    encode,
+    encode_whole,
+)
 from securexfer.wire.order import CLIENT, SERVER, Conversation
 
 if TYPE_CHECKING:
@@ -38,6 +48,12 @@ class Frames:
         kind = type(message)
         self.conversation.note(self._ourselves, kind, transfer, message.flags if isinstance(message, Offer) else 0)
         return encode(message, transfer)
+
+    def say_whole(self, offer: Offer, transfer: int, content: bytes, digest: bytes) -> bytes:
+        """Return the frames of a small file that is sent whole: its offer, its content, its digest."""
+        if not self.conversation.note_whole(transfer):
+            raise ProtocolError(f"transfer {transfer} may not be sent now")
+        return encode_whole(offer, transfer, content, digest)
 
     def hear(self) -> tuple[int, Message | Data] | None:
         """Return the next message that has arrived whole, with its transfer; None if none has.

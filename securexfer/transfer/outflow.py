@@ -49,6 +49,10 @@ class Outflow:
         """Say a message, with what comes next or with `flush`."""
         self._buffer.append(self._frames.say(message, transfer))
 
+    def say_whole(self, offer: messages.Offer, transfer: int, content: bytes, digest: bytes) -> None:
+        """Say an eager offer with all that belongs to it."""
+        self._buffer.append(self._frames.say_whole(offer, transfer, content, digest))
+
     def say_data(self, transfer: int, length: int) -> None:
         """Say that so many bytes of payload come next, by `fill_from` and `fill_up`."""
         large = length >= BUFFER_SIZE

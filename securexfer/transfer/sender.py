@@ -16,7 +16,6 @@ from securexfer.errors import (
     NameTakenError,
     PeerTimeoutError,
     ProtocolError,
-    SecurexferError,
     SkippedError,
     SourceError,
     TruncatedError,
@@ -142,31 +141,36 @@ class Sender:
     def _announce(self, item: Item, flags: int) -> int:
         number = self._conversation.last + 1
         self._items[number] = item
-        name = item.name[self._prefix_length :]
-        flags |= EXECUTABLE if item.executable else 0
-        self._out.say(messages.Offer(flags, item.size, item.mtime_ns, name), number)
+        self._out.say(self._offer_of(item, flags), number)
         return number
 
     def _send_eagerly(self, item: Item) -> None:
         """Send a small file with its offer; as it is when it is opened, so nothing was promised before that."""
         try:
             source = SourceFile(item.path, item.identity)
+            try:
+                if source.size > self._eager_limit:  # it has grown
+                    self._unanswered.add(self._announce(item, 0))
+                    return
+                content = source.read_whole()
+            finally:
+                source.close()
         except SourceError as error:
-            self._fail(item, error)
+            item.error = error
+            self._watcher.ended(item)
             return
-        try:
-            if source.size > self._eager_limit:  # it has grown
-                self._unanswered.add(self._announce(item, 0))
-                return
-            item.size, item.mtime_ns = source.size, source.mtime_ns
-            number = self._announce(item, EAGER)
-            self._send_content(number, item, source, hashlib.sha256(), 0)
-        finally:
-            source.close()
+        digest = hashlib.sha256(content).digest()
+        item.size, item.mtime_ns, item.sha256 = source.size, source.mtime_ns, digest.hex()
+        number = self._conversation.last + 1
+        self._items[number] = item
+        self._out.say_whole(self._offer_of(item, EAGER), number, content, digest)
+        self._sending.digests.add(source.found, digest, source.opened_ns)
+        item.sent = item.size
+        self._watcher.sent(item, item.size)
 
-    def _fail(self, item: Item, error: SecurexferError) -> None:
-        item.error = error
-        self._watcher.ended(item)
+    def _offer_of(self, item: Item, flags: int) -> messages.Offer:
+        flags |= EXECUTABLE if item.executable else 0
+        return messages.Offer(flags, item.size, item.mtime_ns, item.name[self._prefix_length :])
 
     # -- content -------------------------------------------------------------------------------------------------
 
@@ -180,6 +184,8 @@ class Sender:
             item.outcome = "offered"
             self._abort(number, "DRY-RUN")
             return
+        if accept.offset == item.size and self._prove_by_memory(number, item, accept):
+            return
         try:
             source = SourceFile(item.path, item.identity)
         except SourceError as error:
@@ -189,34 +195,36 @@ class Sender:
         try:
             if (source.size, source.mtime_ns) != (item.size, item.mtime_ns):
                 raise SourceError(f"{show(str(item.path))} changed before it was sent")
-            digest = self._begin(number, item, source, accept)
-            if digest:
-                self._send_content(number, item, source, digest, accept.offset)
+            digest = hashlib.sha256()
+            self._hash_prefix(source, digest, accept.offset)
+            self._start(number, item, accept, digest.digest())
+            self._send_content(number, item, source, digest, accept.offset)
         except SourceError as error:
             item.error = error
             self._abort(number, error.reason)
         finally:
             source.close()
 
-    def _begin(self, number: int, item: Item, source: SourceFile, accept: messages.Accept) -> hashlib._Hash | None:
-        """Say Start with the proof; return the digest so far, or None if the trailer was said with it."""
-        offset = accept.offset
-        known = self._sending.known_digest(source) if offset == item.size and offset else None
-        digest = hashlib.sha256()
-        if known is None and offset:
-            self._hash_prefix(source, digest, offset)
-        prefix = known or digest.digest()
-        self._out.say(messages.Start(offset, hashlib.sha256(accept.nonce + prefix).digest()), number)
-        if offset:
-            item.resumed = item.sent = offset
-            self._watcher.sent(item, offset)
-        if known is None:
-            return digest
-        item.sha256 = known.hex()
-        self._end_with(number, messages.Trailer(known))
-        return None
+    def _prove_by_memory(self, number: int, item: Item, accept: messages.Accept) -> bool:
+        """Prove that the receiver has all of a file, if its digest is known without reading it; return whether."""
+        digest = self._sending.known_digest(item)
+        if digest is None:
+            return False
+        item.sha256 = digest.hex()
+        self._start(number, item, accept, digest)
+        self._end_with(number, messages.Trailer(digest))
+        return True
+
+    def _start(self, number: int, item: Item, accept: messages.Accept, prefix: bytes) -> None:
+        """Say Start, with the proof that we have what the receiver has: `prefix` is its digest."""
+        self._out.say(messages.Start(accept.offset, hashlib.sha256(accept.nonce + prefix).digest()), number)
+        if accept.offset:
+            item.resumed = item.sent = accept.offset
+            self._watcher.sent(item, accept.offset)
 
     def _hash_prefix(self, source: SourceFile, digest: hashlib._Hash, left: int) -> None:
+        if not left:
+            return
         scratch = memoryview(bytearray(min(BUFFER_SIZE, left)))
         self._out.flush()
         while left:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import deque
 from typing import TYPE_CHECKING, Self
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from securexfer.transfer.items import Item, Watcher
-    from securexfer.transfer.sources import SourceFile
     from securexfer.transfer.wishes import Wishes
 
 
@@ -64,9 +64,18 @@ class Sending:
             item.sent = item.resumed = 0
         self._again.extendleft(reversed(items))
 
-    def known_digest(self, source: SourceFile) -> bytes | None:
+    def known_digest(self, item: Item) -> bytes | None:
         """Return the digest of a file that has not changed since it was computed, if it is known and may be used."""
-        return None if self.wishes.rehash else self.digests.find(source.found)
+        if self.wishes.rehash:
+            return None
+        try:
+            found = os.lstat(item.path)
+        except OSError:
+            return None  # whoever opens it says why
+        same = (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns) and stat.S_ISREG(found.st_mode)
+        if not same or item.identity not in {None, (found.st_dev, found.st_ino)}:
+            return None
+        return self.digests.find(found)
 
     def __enter__(self) -> Self:
         return self

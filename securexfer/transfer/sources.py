@@ -55,14 +55,24 @@ class SourceFile:
         except OSError as error:
             raise SourceError(f"{show(str(self.path))} cannot be read: {error.strerror}") from error
 
+    def read_whole(self) -> bytes:
+        """Return what a small file holds; raise SourceError if it is not what it was when it was opened."""
+        try:
+            content = os.read(self._descriptor, self.size + 1)
+        except OSError as error:
+            raise SourceError(f"{show(str(self.path))} cannot be read: {error.strerror}") from error
+        self._check(other=len(content) != self.size)
+        return content
+
     def check_unchanged(self) -> None:
-        """Raise SourceError if the file is not what it was when it was opened."""
-        after = os.fstat(self._descriptor)
-        if after.st_nlink == 0 and self.found.st_nlink:
+        """Raise SourceError if the file, which was read to its end, is not what it was when it was opened."""
+        self._check(other=self.read_into(memoryview(bytearray(1))) != 0)
+
+    def _check(self, *, other: bool) -> None:
+        before, after = self.found, os.fstat(self._descriptor)
+        if after.st_nlink == 0 and before.st_nlink:
             raise SourceError(f"{show(str(self.path))} was deleted or replaced while it was being sent")
-        grown = self.read_into(memoryview(bytearray(1)))
-        before = self.found
-        if grown or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        if other or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise SourceError(f"{show(str(self.path))} changed while it was being sent")
 
     def close(self) -> None:

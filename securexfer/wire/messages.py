@@ -360,6 +360,13 @@ def _check_data(transfer: int, length: int) -> None:
         raise ProtocolError(f"a frame of {length} bytes of payload for transfer {transfer} cannot be")
 
 
+def encode_whole(offer: Offer, transfer: int, content: bytes, digest: bytes) -> bytes:
+    """Return the frames of a file that is sent eagerly: the offer, the content in one Data, and the trailer."""
+    data = _HEADER.pack(DATA << 24 | len(content), transfer) if content else b""
+    trailer = _HEADER.pack(_TRAILER.kind << 24 | _TRAILER.least, transfer)
+    return b"".join((encode(offer, transfer), data, content, trailer, digest))
+
+
 def decode_whole(buffer: memoryview, start: int, end: int) -> tuple[int, Offer, memoryview, bytes, int] | None:
     """Return transfer, offer, content, digest and where they end, if a whole eager file begins at `start`.
 
