@@ -301,6 +301,7 @@ class Alive(NamedTuple):
 
 DATA: Final = 0x23
 _OFFER, _TRAILER = _LAYOUTS[Offer], _LAYOUTS[Trailer]
+_END = _TRAILER.kind << 24 | _TRAILER.least  # the first word of its header
 _WHOLE_TRAILER = HEADER_SIZE + _TRAILER.least
 
 Message: TypeAlias = (
@@ -363,7 +364,7 @@ def _check_data(transfer: int, length: int) -> None:
 def encode_whole(offer: Offer, transfer: int, content: bytes, digest: bytes) -> bytes:
     """Return the frames of a file that is sent eagerly: the offer, the content in one Data, and the trailer."""
     data = _HEADER.pack(DATA << 24 | len(content), transfer) if content else b""
-    trailer = _HEADER.pack(_TRAILER.kind << 24 | _TRAILER.least, transfer)
+    trailer = _HEADER.pack(_END, transfer)
     return b"".join((encode(offer, transfer), data, content, trailer, digest))
 
 
@@ -390,7 +391,7 @@ def decode_whole(buffer: memoryview, start: int, end: int) -> tuple[int, Offer, 
             return None
     content, start = buffer[start : start + offer.size], start + offer.size
     word, number = _HEADER.unpack_from(buffer, start)
-    if word != _TRAILER.kind << 24 | _TRAILER.least or number != transfer:
+    if word != _END or number != transfer:
         return None
     digest, start = bytes(buffer[start + HEADER_SIZE : start + _WHOLE_TRAILER]), start + _WHOLE_TRAILER
     return transfer, offer, content, digest, start
