@@ -22,7 +22,7 @@ from securexfer.transfer.receiver import Receiver
 from securexfer.transfer.session import Session
 from securexfer.wire import messages
 from securexfer.wire.messages import DATA, HEADER_SIZE, MAX_DATA
-from securexfer.wire.order import IDLE, OPEN
+from securexfer.wire.order import IDLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -91,7 +91,7 @@ def _read(data: bytes, *, whole: bool) -> tuple[object, ...]:
     read, end = 0, ""
     try:
         while True:
-            taken = frames.hear_whole() if whole and conversation.state in OPEN else None
+            taken = frames.hear_whole() if whole else None
             if taken:
                 number, offer, content, digest = taken
                 frame = messages.encode(offer, number)
