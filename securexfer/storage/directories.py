@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING
 
 from securexfer.storage.failures import errno_name, taken
-from securexfer.storage.syncing import sync_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from securexfer.names import Name
     from securexfer.storage.local import Inbox, Rules
+    from securexfer.storage.syncing import Syncer
 
 OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -151,11 +151,11 @@ class Handles:
         """Return a handle on the directory `name` itself, made where missing. Raises as `parent` does."""
         return self._home_or_below(name, len(name.parts))
 
-    def sync(self) -> str | None:
+    def sync(self, syncer: Syncer) -> str | None:
         """Make the entries of all directories that changed durable; return the first error's name."""
         if not self._rules.durable:
             return None
-        failures = sync_all([functools.partial(os.fsync, directory) for directory in self._touched])
+        failures = syncer.sync_all([functools.partial(os.fsync, directory) for directory in self._touched])
         return next((errno_name(error) for error in failures if isinstance(error, OSError)), None)
 
     def touch(self, directory: int) -> None:

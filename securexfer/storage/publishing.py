@@ -20,13 +20,13 @@ from securexfer.storage import directories
 from securexfer.storage.base import Committed, OnConflict, Outcome
 from securexfer.storage.failures import Translated, taken
 from securexfer.storage.standing import digest_of
-from securexfer.storage.syncing import sync_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from securexfer.storage.local import Inbox
     from securexfer.storage.staged import LocalStaging
+    from securexfer.storage.syncing import Syncer
 
 _MAX_RENAMES = 1000  # `x (1)` to `x (1000)`; beyond that the name is taken
 
@@ -34,13 +34,14 @@ _MAX_RENAMES = 1000  # `x (1)` to `x (1000)`; beyond that the name is taken
 class Publisher:
     """Commits the groups of one session, one at a time, into its user's directory."""
 
-    def __init__(self, inbox: Inbox, user: str, home: int, policy: OnConflict) -> None:
+    def __init__(self, inbox: Inbox, user: str, home: int, policy: OnConflict, syncer: Syncer) -> None:
         """Take a handle on the user's directory, which stays the caller's."""
         self.made: set[tuple[int, int]] = set()  # directories, by device and inode
         self._inbox = inbox
         self._user = user
         self._home = home
         self._policy = policy
+        self._syncer = syncer
 
     def commit(self, group: Sequence[LocalStaging]) -> list[Committed | SecurexferError]:
         """Make a group durable and visible, in order; see Storage.commit."""
@@ -49,9 +50,9 @@ class Publisher:
             if len(group) > 1 and self._inbox.rules.durable:
                 for staging in group:
                     staging.start_writeback()
-            failures = sync_all([staging.sync for staging in group])
+            failures = self._syncer.sync_all([staging.sync for staging in group])
             results = [self._place(staging, handles, failure) for staging, failure in zip(group, failures, strict=True)]
-            failure = handles.sync()
+            failure = handles.sync(self._syncer)
             if failure:
                 results = [
                     self._withdraw(staging, result, handles, failure) if isinstance(result, Committed) else result

@@ -16,6 +16,7 @@ from securexfer.storage.publishing import Publisher
 from securexfer.storage.resumable import ResumableStaging
 from securexfer.storage.space import Claim
 from securexfer.storage.staged import LocalStaging
+from securexfer.storage.syncing import Syncer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,8 @@ class UserStorage:
         self._usage = usage
         self._send_id = send_id
         self._finder = directories.Finder(home)
-        self._publisher = Publisher(inbox, user, home, policy)
+        self._syncer = Syncer()
+        self._publisher = Publisher(inbox, user, home, policy, self._syncer)
 
     def offer(self, file: Description, *, fresh: bool) -> LocalOffered:
         """Set room aside for a file; see Storage.offer."""
@@ -110,7 +112,7 @@ class UserStorage:
         handles = directories.Handles(self.inbox, self.home)
         try:
             found = [self._make_directory(file, handles) for file in group]
-            failure = handles.sync()
+            failure = handles.sync(self._syncer)
             made = handles.made | self._publisher.made
             self._publisher.made = made - {identity for identity in found if isinstance(identity, tuple)}
             return [
@@ -139,6 +141,7 @@ class UserStorage:
 
     def close(self) -> None:
         """Let the directory go."""
+        self._syncer.close()
         self._finder.close()
         os.close(self.home)
 

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from securexfer.transfer.arrivals import Arrival, Outcome
     from securexfer.transfer.worker import Job, Worker
 
-# A group is committed when it holds this much, or is this old, or there is nothing more to read. The gain of grouping
-# is nearly whole at 64 files (bench/commit_groups.py), and each holds a descriptor open.
-GROUP_FILES = 64
+# A group is committed when it holds this much, or is this old, or there is nothing more to read. On a disk the gain of
+# grouping is nearly whole at 128 files (bench/commit_groups.py), and each holds a descriptor open.
+GROUP_FILES = 128
 GROUP_BYTES = 32 << 20
 GROUP_SECONDS = 0.05
 # Each directory on the way to a file is held open until its group is committed; depth counts as if all differed.
-GROUP_DIRECTORIES = 128
+GROUP_DIRECTORIES = 256
 _GROUPS = 2  # that may be under way; whoever has a third one waits
 
 
