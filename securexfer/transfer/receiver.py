@@ -65,13 +65,14 @@ class Receiver:
 
     def run(self) -> None:
         """Receive until the client leaves; raise what ended the session early, when that was said."""
-        problem: SecurexferError = ShuttingDownError("an error inside securexfer")
+        problem: SecurexferError | None = ShuttingDownError("an error inside securexfer")
         with contextlib.ExitStack() as stack:
             stack.callback(self._bell.close)
             stack.callback(self._hasher.close)
             stack.callback(self._committer.close)
             try:
                 self._receive()
+                problem = None
             except SecurexferError as error:
                 problem = error
                 raise
@@ -256,15 +257,15 @@ class Receiver:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def _end(self, problem: SecurexferError) -> None:
-        """Let go of what is unfinished, answer for what is complete, and say why it is over."""
+    def _end(self, problem: SecurexferError | None) -> None:
+        """Let go of what is unfinished, answer for what is complete, and say why it is over, if it is a problem."""
         intake = self._intake
         with contextlib.suppress(TruncatedError, PeerTimeoutError):
-            if intake:
+            if intake and problem:
                 try:
                     intake.end(problem)
                     intake.answer_all()
                 finally:
                     intake.close()
-            if not isinstance(problem, TruncatedError):
+            if problem and not isinstance(problem, TruncatedError):
                 self._say(messages.Refuse(0, problem.reason, problem.message[: messages.MAX_DETAIL // 4]))
