@@ -27,7 +27,7 @@ from securexfer.transfer.outflow import Outflow
 from securexfer.transfer.sources import SourceFile
 from securexfer.wire import messages
 from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH, MAX_DATA, UNKNOWN
-from securexfer.wire.order import IDLE, REFUSED
+from securexfer.wire.order import ACCEPTED, IDLE
 
 if TYPE_CHECKING:
     from securexfer.net.frames import Frames
@@ -175,8 +175,8 @@ class Sender:
     # -- content -------------------------------------------------------------------------------------------------
 
     def _send_accepted(self, number: int, accept: messages.Accept) -> None:
-        if self._conversation.open.get(number, REFUSED) == REFUSED:
-            return  # and perhaps that was answered already
+        if self._conversation.open.get(number) != ACCEPTED:  # it was refused meanwhile, and may be closed
+            return
         item = self._items[number]
         if accept.offset > item.size:
             raise ProtocolError(f"the server has {accept.offset} of {item.size} bytes of {show(item.name)!r}")
