@@ -171,6 +171,11 @@ class Storage(Protocol):
         """
         ...
 
+    @property
+    def quick(self) -> bool:
+        """Whether making a small file durable takes no time worth mentioning."""
+        ...
+
     def room(self) -> tuple[int | None, int | None]:
         """Return how many bytes and how many files may still come; None where nothing but the disk sets an end."""
         ...

@@ -47,7 +47,7 @@ class Publisher:
         """Make a group durable and visible, in order; see Storage.commit."""
         handles = directories.Handles(self._inbox, self._home)
         try:
-            if len(group) > 1 and self._inbox.rules.durable:
+            if len(group) > 1 and self._inbox.rules.durable and not self._inbox.quick:
                 for staging in group:
                     staging.start_writeback()
             failures = self._syncer.sync_all([staging.sync for staging in group])

@@ -6,7 +6,6 @@ us each, one after the other, and 60 us each by eight threads. Where a sync take
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,23 +13,21 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 THREADS = 8  # four did nearly as well, sixteen no better
-SLOW_SECONDS = 0.0001  # a disk's; a memory file system takes a hundredth of that
 
 
 class Syncer:
     """Syncs for one session, with threads of its own where the disk takes its time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quick: bool) -> None:
+        """Do without threads where syncs are `quick`."""
+        self._quick = quick
         self._threads: ThreadPoolExecutor | None = None
 
     def sync_all(self, syncs: Sequence[Callable[[], None]]) -> list[Exception | None]:
-        """Do each of them, and return what it raised. If the first takes long, several threads do the others."""
-        began = time.monotonic()
-        errors = [_error_of(sync) for sync in syncs[:1]]
-        rest = syncs[1:]
-        if time.monotonic() - began < SLOW_SECONDS or not rest:
-            return errors + [_error_of(sync) for sync in rest]
-        shares = [rest[first::THREADS] for first in range(min(THREADS, len(rest)))]
+        """Do each of them, and return what it raised."""
+        if self._quick or len(syncs) < 2:
+            return _errors_of(syncs)
+        shares = [syncs[first::THREADS] for first in range(min(THREADS, len(syncs)))]
         # The last share is done here, and those that no thread is to be had for.
         done: list[Future[list[Exception | None]] | list[Exception | None]] = []
         for share in shares[:-1]:
@@ -40,7 +37,7 @@ class Syncer:
                 done.append(_errors_of(share))
         done.append(_errors_of(shares[-1]))
         found = [each if isinstance(each, list) else each.result() for each in done]
-        return errors + [found[place % THREADS][place // THREADS] for place in range(len(rest))]
+        return [found[place % THREADS][place // THREADS] for place in range(len(syncs))]
 
     def close(self) -> None:
         """Let the threads go."""

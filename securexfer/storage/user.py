@@ -43,7 +43,8 @@ class UserStorage:
         self._usage = usage
         self._send_id = send_id
         self._finder = directories.Finder(home)
-        self._syncer = Syncer()
+        self.quick = inbox.quick
+        self._syncer = Syncer(quick=inbox.quick)
         self._publisher = Publisher(inbox, user, home, policy, self._syncer)
 
     def offer(self, file: Description, *, fresh: bool) -> LocalOffered:
@@ -72,8 +73,9 @@ class UserStorage:
     def take(self, file: Description, content: memoryview, digest: bytes) -> LocalStaging:
         """Begin a file, write all of it, and seal it; see Storage.take."""
         with Translated(file.name):
-            usage = self._usage_of(file, self._find(file))
-            # What is written at once need not be set aside on the disk, if only there is room.
+            # It is here, so that nothing is gained by refusing it before its commit; and what is written at once need
+            # not be set aside on the disk, if only there is room.
+            usage = self._usage_of(file, self._find(file)) if self._usage else None
             self.inbox.space.check(file.size)
             claim = Claim(self.inbox.space, usage, file.size, file.size) if usage else None
             staging = LocalStaging(self.inbox, file, claim)

@@ -54,8 +54,11 @@ class Groups:
             return
         while len(self._jobs) >= _GROUPS and not self._jobs[-_GROUPS].wait(1.0):
             pass
-        held, self._held, self._bytes, self._directories = self._held, [], 0, 0
-        self._jobs.append(self._worker.do(lambda: self._commit(held)))
+        held, size = self._held, self._bytes
+        self._held, self._bytes, self._directories = [], 0, 0
+        # Where it takes no time, two threads that take turns would take more of it.
+        do = self._worker.do_here if self._storage.quick and size < PARALLEL_BYTES else self._worker.do
+        self._jobs.append(do(lambda: self._commit(held)))
 
     def commit_if_idle(self) -> None:
         """Have what is held made durable, unless others are just being made so: then more may come meanwhile."""

@@ -84,12 +84,16 @@ class Worker:
 
     def do(self, work: Callable[[], Result]) -> Job[Result]:
         """Have something done."""
+        if not self._start():
+            return self.do_here(work)
         job = Job(work)
-        if self._start():
-            self._jobs.put(job)  # type: ignore[arg-type]  # the thread does not look at the result
-        else:
-            job.run()
-            self._bell.ring()
+        self._jobs.put(job)  # type: ignore[arg-type]  # the thread does not look at the result
+        return job
+
+    def do_here(self, work: Callable[[], Result]) -> Job[Result]:
+        """Do something at once, in the thread that asks for it."""
+        job = Job(work)
+        job.run()
         return job
 
     def close(self) -> None:
