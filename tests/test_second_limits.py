@@ -168,7 +168,7 @@ def test_F05_F23_answers_that_nobody_reads_cost_the_server_a_bounded_amount_and_
         with contextlib.suppress(OSError):
             for first in range(1, MANY, 100):
                 said = [
-                    eager(number, f"many/{number}" if number % 100 == 0 else "../" + "x" * 3000, b"x")
+                    eager(number, f"many/{number}" if number % 100 == 0 else "../" + "x" * 1500, b"x")
                     for number in range(first, first + 100)
                 ]
                 speaker.say(*said)
