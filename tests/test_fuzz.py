@@ -9,9 +9,10 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from fuzz import run, targets
+from fuzz import run, sending, speaking, targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from vectors import speaking as vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,6 +67,50 @@ def test_P26_the_big_list_of_naughty_strings(target: Callable[[str], Target]) ->
         some = fields[start : start + 50]
         files = b"".join(field + (1).to_bytes(8, "big") + b"x" + bytes(32) for field in some)
         target("session")(bytes([targets.MENDED | targets.IN_ORDER]) + len(some).to_bytes(4, "big") + files)
+
+
+# What a client may say, rightly or wrongly, of its next transfer or of one of the last: N stands for the number.
+SAYINGS = [
+    'eager N "a" "1"',
+    'eager N "a" ""',
+    'say N Offer flags=EAGER name="a" size=1',
+    'say N Offer name="a" size=1',
+    "say N Offer flags=DIRECTORY",
+    "say N Start",
+    'say N Data "1"',
+    "say N Trailer",
+    "say N Abort",
+    "say 0 Totals",
+    "say 0 Finish",
+    "say 0 Put",
+]
+
+
+@settings(deadline=None, max_examples=1000)
+@given(sayings=st.lists(st.tuples(st.sampled_from(SAYINGS), st.integers(0, 3)), max_size=12))
+def test_F13_it_makes_no_difference_whether_a_small_file_is_taken_as_a_whole(sayings: list[tuple[str, int]]) -> None:
+    last, script = 0, "login\nput\n"
+    for saying, back in sayings:
+        opens = saying.startswith("eager") or "Offer" in saying
+        last += opens and back < 3
+        script += saying.replace("N", str(last if opens or back > last else last - back)) + "\n"
+    speaking.spoken(vectors.load("sayings", f"promise x\n{script}read right\n").stream)
+
+
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    flags=st.integers(0, 3),
+    answers=st.permutations(sending.ANSWERS[1:]).flatmap(
+        lambda order: st.tuples(st.just(order), st.integers(0, len(order)), st.integers(0, len(order)))
+    ),
+)
+def test_F13_whatever_a_server_answers_in_whatever_order_a_sender_ends_with_an_error_of_ours(
+    flags: int, answers: tuple[list[str], int, int], target: Callable[[str], Target]
+) -> None:
+    """So many in order, then so many in another."""
+    shuffled, in_order, others = answers
+    chosen = [*sending.ANSWERS[: in_order + 1], *shuffled[:others]]
+    target("sent")(bytes([flags]) + sending.stream_of(chosen))
 
 
 # Vectors with pieces of others in them, and with bytes changed.

@@ -223,6 +223,16 @@ def test_the_limits_of_names_are_those_of_names() -> None:
     assert codecs(messages.Put)["directory"] == Text(MAX_NAME_BYTES)
 
 
+@pytest.mark.parametrize("size", [MAX_DATA, MAX_DATA + 1, 0x0100_0005, 0x0400_0005])
+def test_F06_a_size_that_no_header_can_say_is_never_taken_as_a_whole(size: int) -> None:
+    """The last ones look like a header of five bytes, of Data and of Refuse, to who adds them up."""
+    length = size if size <= MAX_DATA else 5
+    frames = encode(messages.Offer(messages.EAGER, size, 0, "a"), 1)
+    frames += struct.pack(">II", (DATA << 24 | size) & ~0xFFFFFF | length, 1) + bytes(size)
+    stream = memoryview(frames + encode(messages.Trailer(bytes(32)), 1))
+    assert (messages.decode_whole(stream, 0, len(stream)) is not None) == (size == MAX_DATA)
+
+
 # -- any bytes, any values ------------------------------------------------------------------------------------
 
 

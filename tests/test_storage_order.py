@@ -67,7 +67,7 @@ except TruncatedError:
 assert offered.have == 2 << 20
 commit([sealed(offered.stage(resume=True), large, large[2 << 20 :])])
 for name in ("d0", "empty/deep"):
-    storage.make_directory(Description(Name.parse(name), 0, 10**18))
+    assert storage.make_directories([Description(Name.parse(name), 0, 10**18)])
     os.write(answers, b".")
 """
 

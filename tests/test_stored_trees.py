@@ -54,7 +54,9 @@ def store(storage: UserStorage, name: str, content: bytes = b"new", **described:
 
 
 def directory(storage: UserStorage, name: str = "d", mtime_ns: int | None = None) -> Outcome:
-    result = storage.make_directory(Description(Name.parse(name), 0, mtime_ns))
+    (result,) = storage.make_directories([Description(Name.parse(name), 0, mtime_ns)])
+    if not isinstance(result, Committed):
+        raise result
     assert str(result.stored_as) == name
     return result.outcome
 

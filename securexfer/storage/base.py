@@ -175,8 +175,8 @@ class Storage(Protocol):
         """Return how many bytes and how many files may still come; None where nothing but the disk sets an end."""
         ...
 
-    def make_directory(self, file: Description) -> Committed:
-        """Make a directory, durably, unless it is there, and set its mtime. Raises NameTakenError and the like."""
+    def make_directories(self, group: Sequence[Description]) -> list[Committed | SecurexferError]:
+        """Make directories, durably, unless they are there, and set their mtimes; return what became of each."""
         ...
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ A check of the path's string is not enough: it loses races (measured, 33 in 441 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from securexfer.names import Name
     from securexfer.storage.local import Inbox, Rules
+    from securexfer.storage.syncing import Syncer
 
 OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -149,15 +151,16 @@ class Handles:
         """Return a handle on the directory `name` itself, made where missing. Raises as `parent` does."""
         return self._home_or_below(name, len(name.parts))
 
-    def sync(self) -> str | None:
+    def sync(self, syncer: Syncer) -> str | None:
         """Make the entries of all directories that changed durable; return the first error's name."""
-        failure = None
-        for directory in self._touched:
-            try:
-                sync(directory, self._rules)
-            except OSError as error:
-                failure = failure or errno_name(error)
-        return failure
+        if not self._rules.durable:
+            return None
+        failures = syncer.sync_all([functools.partial(os.fsync, directory) for directory in self._touched])
+        return next((errno_name(error) for error in failures if isinstance(error, OSError)), None)
+
+    def touch(self, directory: int) -> None:
+        """Have a directory of these synced, too: something of it was changed."""
+        self._touched.add(directory)
 
     def remove_unused(self) -> None:
         """Remove the directories that were made here and have stayed empty: a file that failed leaves nothing."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from securexfer.storage.local import Inbox
     from securexfer.storage.staged import LocalStaging
+    from securexfer.storage.syncing import Syncer
 
 _MAX_RENAMES = 1000  # `x (1)` to `x (1000)`; beyond that the name is taken
 
@@ -33,13 +34,14 @@ _MAX_RENAMES = 1000  # `x (1)` to `x (1000)`; beyond that the name is taken
 class Publisher:
     """Commits the groups of one session, one at a time, into its user's directory."""
 
-    def __init__(self, inbox: Inbox, user: str, home: int, policy: OnConflict) -> None:
+    def __init__(self, inbox: Inbox, user: str, home: int, policy: OnConflict, syncer: Syncer) -> None:
         """Take a handle on the user's directory, which stays the caller's."""
         self.made: set[tuple[int, int]] = set()  # directories, by device and inode
         self._inbox = inbox
         self._user = user
         self._home = home
         self._policy = policy
+        self._syncer = syncer
 
     def commit(self, group: Sequence[LocalStaging]) -> list[Committed | SecurexferError]:
         """Make a group durable and visible, in order; see Storage.commit."""
@@ -48,8 +50,9 @@ class Publisher:
             if len(group) > 1 and self._inbox.rules.durable:
                 for staging in group:
                     staging.start_writeback()
-            results = [self._place(staging, handles) for staging in group]
-            failure = handles.sync()
+            failures = self._syncer.sync_all([staging.sync for staging in group])
+            results = [self._place(staging, handles, failure) for staging, failure in zip(group, failures, strict=True)]
+            failure = handles.sync(self._syncer)
             if failure:
                 results = [
                     self._withdraw(staging, result, handles, failure) if isinstance(result, Committed) else result
@@ -76,11 +79,14 @@ class Publisher:
         if stored:
             self._inbox.index.note(self._user, stored)
 
-    def _place(self, staging: LocalStaging, handles: directories.Handles) -> Committed | SecurexferError:
-        """Make one file durable, then visible; return what was done or why not."""
+    def _place(
+        self, staging: LocalStaging, handles: directories.Handles, failure: Exception | None
+    ) -> Committed | SecurexferError:
+        """Make one file visible, unless it could not be made durable; return what was done or why not."""
         try:
             with Translated(staging.name):
-                staging.sync()
+                if failure:
+                    raise failure
                 return self._publish(staging, handles.parent(staging.name))
         except SecurexferError as error:
             return error

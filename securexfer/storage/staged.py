@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from securexfer.storage.space import Claim
 
 
-PRIVATE = 0o600  # what a file is created with; the umask takes nothing of it away (see Inbox)
-
-
 class LocalStaging:
     """One unfinished file in the staging directory, with the room it was promised; see Staging."""
 
@@ -72,9 +69,7 @@ class LocalStaging:
         """Set the mode that the server's rules ask for and the mtime, and make them and the content durable."""
         rules, described = self._inbox.rules, self._described
         # Of the sender's mode, one bit at most: whether the owner may execute it.
-        mode = rules.file_mode | 0o100 * described.executable
-        if mode != PRIVATE or rules.group is not None:
-            set_access(self._descriptor, rules.group, mode)
+        set_access(self._descriptor, rules.group, rules.file_mode | 0o100 * described.executable)
         if described.mtime_ns is not None:
             os.utime(self._descriptor, ns=(described.mtime_ns, described.mtime_ns))
         if rules.durable:

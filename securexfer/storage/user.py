@@ -6,7 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from securexfer.errors import StorageFailedError
+from securexfer.errors import SecurexferError, StorageFailedError
 from securexfer.names import show
 from securexfer.storage import directories, partials
 from securexfer.storage.base import Committed, OnConflict, Outcome
@@ -16,11 +16,11 @@ from securexfer.storage.publishing import Publisher
 from securexfer.storage.resumable import ResumableStaging
 from securexfer.storage.space import Claim
 from securexfer.storage.staged import LocalStaging
+from securexfer.storage.syncing import Syncer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from securexfer.errors import SecurexferError
     from securexfer.storage.base import Description, Staging
     from securexfer.storage.local import Inbox
     from securexfer.storage.space import Usage
@@ -43,7 +43,8 @@ class UserStorage:
         self._usage = usage
         self._send_id = send_id
         self._finder = directories.Finder(home)
-        self._publisher = Publisher(inbox, user, home, policy)
+        self._syncer = Syncer()
+        self._publisher = Publisher(inbox, user, home, policy, self._syncer)
 
     def offer(self, file: Description, *, fresh: bool) -> LocalOffered:
         """Set room aside for a file; see Storage.offer."""
@@ -106,25 +107,33 @@ class UserStorage:
         """Return what is left of the quota; see Storage.room."""
         return (self._usage.left() if self._usage else None), None
 
-    def make_directory(self, file: Description) -> Committed:
-        """Make a directory, durably, unless it is there, and set its mtime; see Storage.make_directory."""
+    def make_directories(self, group: Sequence[Description]) -> list[Committed | SecurexferError]:
+        """Make directories, durably, unless they are there, and set their mtimes; see Storage.make_directories."""
         handles = directories.Handles(self.inbox, self.home)
+        try:
+            found = [self._make_directory(file, handles) for file in group]
+            failure = handles.sync(self._syncer)
+            made = handles.made | self._publisher.made
+            self._publisher.made = made - {identity for identity in found if isinstance(identity, tuple)}
+            return [
+                identity if isinstance(identity, SecurexferError) else _outcome(file, failure, made=identity in made)
+                for file, identity in zip(group, found, strict=True)
+            ]
+        finally:
+            handles.close()
+
+    def _make_directory(self, file: Description, handles: directories.Handles) -> tuple[int, int] | SecurexferError:
+        """Make one directory unless it is there; return its device and inode, or why not."""
         try:
             with Translated(file.name):
                 directory = handles.directory(file.name)
                 found = os.fstat(directory)
-                made = handles.made | self._publisher.made
-                self._publisher.made = made - {(found.st_dev, found.st_ino)}  # each directory is offered once
                 if file.mtime_ns is not None and file.mtime_ns != found.st_mtime_ns:
                     os.utime(directory, ns=(file.mtime_ns, file.mtime_ns))
-                    directories.sync(directory, self.inbox.rules)
-                failure = handles.sync()
-                if failure:
-                    raise StorageFailedError(f"{show(str(file.name))!r} was not made: its sync gave {failure}")
-        finally:
-            handles.close()
-        ours = (found.st_dev, found.st_ino) in made
-        return Committed(Outcome.STORED if ours else Outcome.UNCHANGED, file.name)
+                    handles.touch(directory)
+                return found.st_dev, found.st_ino
+        except SecurexferError as error:
+            return error
 
     def claim_room(self, file: Description, found: os.stat_result | None) -> Claim:
         """Set room aside for a file, under whose name this was found. Raises NoSpaceError or QuotaExceededError."""
@@ -132,6 +141,7 @@ class UserStorage:
 
     def close(self) -> None:
         """Let the directory go."""
+        self._syncer.close()
         self._finder.close()
         os.close(self.home)
 
@@ -157,3 +167,9 @@ class UserStorage:
 
     def _is_resumable(self, file: Description) -> bool:
         return file.size >= partials.MIN_SIZE and bool(self._send_id)
+
+
+def _outcome(file: Description, failure: str | None, *, made: bool) -> Committed | SecurexferError:
+    if failure:
+        return StorageFailedError(f"{show(str(file.name))!r} was not made: its sync gave {failure}")
+    return Committed(Outcome.STORED if made else Outcome.UNCHANGED, file.name)

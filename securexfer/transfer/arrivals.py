@@ -11,8 +11,6 @@ from securexfer.net.payload import PARALLEL_BYTES, Buffer, Parallel
 from securexfer.storage.base import Committed, Description, Offered, Prefix, Staging
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from securexfer.net.frames import Frames
     from securexfer.transfer.worker import Job
 
@@ -51,7 +49,6 @@ class Arrival:
     content: Content | None = None
     received: int = 0  # bytes of it, those that were here included
     sha256: str = ""
-    settle: Callable[[], Committed] | None = None  # what is to be done for one without content, and may raise
     started: float = field(default_factory=time.monotonic)
 
     @property

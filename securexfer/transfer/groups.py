@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from securexfer.errors import SecurexferError
 from securexfer.net.payload import PARALLEL_BYTES
 
 if TYPE_CHECKING:
@@ -13,13 +12,13 @@ if TYPE_CHECKING:
     from securexfer.transfer.arrivals import Arrival, Outcome
     from securexfer.transfer.worker import Job, Worker
 
-# A group is committed when it holds this much, or is this old, or there is nothing more to read. The gain of grouping
-# is nearly whole at 64 files (bench/commit_groups.py), and each holds a descriptor open.
-GROUP_FILES = 64
+# A group is committed when it holds this much, or is this old, or there is nothing more to read. On a disk the gain of
+# grouping is nearly whole at 128 files (bench/commit_groups.py), and each holds a descriptor open.
+GROUP_FILES = 128
 GROUP_BYTES = 32 << 20
 GROUP_SECONDS = 0.05
 # Each directory on the way to a file is held open until its group is committed; depth counts as if all differed.
-GROUP_DIRECTORIES = 128
+GROUP_DIRECTORIES = 256
 _GROUPS = 2  # that may be under way; whoever has a third one waits
 
 
@@ -81,17 +80,10 @@ class Groups:
         return found
 
     def _commit(self, group: list[Arrival]) -> list[tuple[Arrival, Outcome]]:
-        """Commit the staged ones, then settle the others: directories come after what is in them."""
+        """Commit the staged ones, then make the directories: they come after what is in them."""
         stagings = [arrival.staging for arrival in group if arrival.staging]
         results = iter(self._storage.commit(stagings) if stagings else ())
         committed = [next(results) if arrival.staging else None for arrival in group]
-        return [(arrival, done or _settled(arrival)) for arrival, done in zip(group, committed, strict=True)]
-
-
-def _settled(arrival: Arrival) -> Outcome:
-    try:
-        if arrival.settle is None:
-            return SecurexferError("there is nothing to be done for it")
-        return arrival.settle()
-    except SecurexferError as error:
-        return error
+        directories = [arrival.description for arrival in group if not arrival.staging]
+        made = iter(self._storage.make_directories(directories) if directories else ())
+        return [(arrival, done or next(made)) for arrival, done in zip(group, committed, strict=True)]

@@ -212,7 +212,6 @@ class Intake:
     # -- how it is done ------------------------------------------------------------------------------------------
 
     def _await_contents(self, arrival: Arrival) -> None:
-        arrival.settle = lambda: self._storage.make_directory(arrival.description)
         self._directories.append(arrival)
         self._release_directories()
 

@@ -382,6 +382,8 @@ def decode_whole(buffer: memoryview, start: int, end: int) -> tuple[int, Offer, 
     if end - start < HEADER_SIZE + _TRAILER.least:
         return None
     offer: Offer = _OFFER.decode(buffer[body:start])
+    if offer.size > MAX_DATA:
+        return None
     if offer.size:
         start += HEADER_SIZE
         word, number = _HEADER.unpack_from(buffer, start - HEADER_SIZE)

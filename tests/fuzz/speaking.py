@@ -22,7 +22,7 @@ from securexfer.transfer.receiver import Receiver
 from securexfer.transfer.session import Session
 from securexfer.wire import messages
 from securexfer.wire.messages import DATA, HEADER_SIZE, MAX_DATA
-from securexfer.wire.order import IDLE, OPEN
+from securexfer.wire.order import IDLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -91,7 +91,7 @@ def _read(data: bytes, *, whole: bool) -> tuple[object, ...]:
     read, end = 0, ""
     try:
         while True:
-            taken = frames.hear_whole() if whole and conversation.state in OPEN else None
+            taken = frames.hear_whole() if whole else None
             if taken:
                 number, offer, content, digest = taken
                 frame = messages.encode(offer, number)
@@ -183,8 +183,8 @@ class Nowhere:
     def room(self) -> tuple[int | None, int | None]:
         return None, 7
 
-    def make_directory(self, file: Description) -> Committed:
-        return Committed(Outcome.STORED, file.name)
+    def make_directories(self, group: Sequence[Description]) -> list[Committed | SecurexferError]:
+        return [Committed(Outcome.STORED, file.name) for file in group]
 
     def close(self) -> None:
         assert not self.closed
@@ -273,17 +273,20 @@ def received(data: bytes) -> None:
     with contextlib.suppress(SecurexferError):
         Receiver(frames, open_storage, session, lambda: False).run()
     assert all(storage.closed and not storage.held for storage in storages)
-    said = list(_frames_of(bytes(connection.said)))
+    said = list(frames_of(bytes(connection.said)))
     stored = [message for message, _ in said if isinstance(message, messages.Committed) and message.outcome == "stored"]
     assert sum(storage.committed for storage in storages) <= len(stored)
     about = [(number, type(message)) for message, number in said if number]
     assert len(about) == len(set(about)), "the same was said twice of a file"
 
 
-def _frames_of(stream: bytes) -> Iterator[tuple[messages.Message, int]]:
-    """Yield the messages of a server; they are as they would be encoded."""
+def frames_of(stream: bytes) -> Iterator[tuple[messages.Message, int]]:
+    """Yield the messages of one side, but for Data; they are as they would be encoded."""
     while stream:
         kind, length, number = messages.decode_header(stream[:HEADER_SIZE])
+        if kind == DATA:
+            stream = stream[HEADER_SIZE + length :]
+            continue
         message = messages.decode(kind, stream[HEADER_SIZE : HEADER_SIZE + length])
         assert messages.encode(message, number) == stream[: HEADER_SIZE + length]
         yield message, number

@@ -19,7 +19,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fuzz import speaking
+from fuzz import sending, speaking
 from vectors.loading import load_all
 
 from securexfer import certificates
@@ -244,6 +244,7 @@ def seeds() -> dict[str, list[bytes]]:
     after_login = [stream[framing.LOGIN_SIZE :] for stream in streams]
     return {
         **speaking.seeds(),
+        "sent": sending.seeds(),
         "names": [field.rstrip(b" ") for field in fields],
         "framed": [*streams, *(stream[260:] for stream in streams)],
         "session": [
@@ -256,6 +257,8 @@ def target(name: str, stack: contextlib.ExitStack) -> Callable[[bytes], None]:
     """Return a target; what it needs is let go of with `stack`."""
     if name == "session":
         return stack.enter_context(sessions()).run
+    if name == "sent":
+        return stack.enter_context(sending.senders()).run
     if name == "received":
         stack.enter_context(speaking.without_chance())
     return {"names": names, "framed": framed, "spoken": speaking.spoken, "received": speaking.received}[name]
