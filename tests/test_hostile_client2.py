@@ -208,3 +208,28 @@ def test_P02_P03_P04_P05_P08_P09_P10_portable_names_are_those_that_other_systems
     said = {names[number - 1]: getattr(message, "reason", "") for number, message in speaker.heard if number}
     assert {said[name] for name in kit.UNPORTABLE} == {"NAME"}
     assert [said[name] for name in flat] == ["", "EXISTS"] * len(kit.COLLIDING)
+
+
+def test_what_came_in_part_goes_on_only_for_who_proves_to_have_it(lab: Lab) -> None:
+    """Of the same name, size and time, with other bytes: refused, and sent from the start; nothing is mixed."""
+    server = lab.serve()
+    first, other = bytes(3 << 20), b"\1" * (3 << 20)
+    with speaking.ready(server.port, lab.ca, "ana", PASSWORD) as speaker:
+        speaker.say(offer(1, "x", len(first)))
+        accept = speaker.until(messages.Accept)
+        speaker.say(start(1, b"", accept.nonce), data(1, first[: 2 << 20]))
+        stranger.leave_without_a_word(speaker.tls)
+        server.wait_for("file.abort")
+    with speaking.ready(server.port, lab.ca, "ana", PASSWORD) as speaker:
+        speaker.say(offer(1, "x", len(other)))
+        accept = speaker.until(messages.Accept)
+        assert accept.offset == 2 << 20
+        speaker.say(start(1, other[: accept.offset], accept.nonce))
+        speaker.say(data(1, other[accept.offset :]), trailer(1, other))
+        assert speaker.until(messages.Refuse, messages.Committed).reason == "CHANGED"
+        speaker.say(offer(2, "x", len(other), messages.FRESH))
+        accept = speaker.until(messages.Accept)
+        assert accept.offset == 0
+        speaker.say(start(2, b"", accept.nonce), data(2, other), trailer(2, other))
+        assert speaker.until(messages.Refuse, messages.Committed) == messages.Committed("stored", 0, "")
+    assert lab.stored() == {"x": other}

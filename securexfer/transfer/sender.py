@@ -67,13 +67,9 @@ class Sender:
     def run(self) -> None:
         """Send everything; raise what ended it. What became of each item stands in it."""
         try:
-            self._put()
-            self._send_all()
-            if not self._counted:
-                self._count()
-            self._out.say(messages.Finish())
-            while self._conversation.state != IDLE:
-                self._out.listen()
+            self._send_once()
+            while not self._sending.over:  # the last answers had something sent from its start, after Finish
+                self._send_once()
         except (TruncatedError, PeerTimeoutError, KeyboardInterrupt):
             with contextlib.suppress(TruncatedError):
                 self._out.hear()  # what the receiver has said before counts
@@ -84,8 +80,19 @@ class Sender:
                 if item.error or item.outcome:  # known, but the server's answer to it did not come
                     self._watcher.ended(item)
 
+    def _send_once(self) -> None:
+        """Make one request, and send what is left."""
+        self._put()
+        self._send_all()
+        if not self._counted:
+            self._count()
+        self._out.say(messages.Finish())
+        while self._conversation.state != IDLE:
+            self._out.listen()
+
     def _put(self) -> None:
         sending = self._sending
+        self._is_ready = False
         put = messages.Put(
             sending.send_id, self._wishes.on_conflict or "default", 0, UNKNOWN, UNKNOWN, sending.directory
         )
