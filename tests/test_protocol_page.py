@@ -16,7 +16,7 @@ from securexfer.net.connection import DRAIN_SECONDS
 from securexfer.net.payload import MINIMUM_RATE, RATE_GRACE_SECONDS, RATE_WINDOW_SECONDS
 from securexfer.server import Limits
 from securexfer.storage import partials
-from securexfer.transfer import groups, intake, receiver
+from securexfer.transfer import groups, intake, patience, receiver
 from securexfer.transfer.wishes import Wishes
 from securexfer.wire import messages
 from securexfer.wire.messages import KINDS, MAX_DATA, UNKNOWN, Number, Octets, Text, Word
@@ -129,7 +129,7 @@ def grouped(number: int) -> str:
 
 def test_the_limits_are_those_of_the_code() -> None:
     limits, idle = Limits(), f"{Limits().idle_seconds:.0f} s"
-    rate = f"{receiver.PATIENCE_RATE // 10**6} MB"
+    rate = f"{patience.RATE // 10**6} MB"
     assert {cells[0]: cells[1] for cells in rows(section(25))[1:]} == {
         "login": f"{limits.login_seconds:.0f} s in all, from the end of the handshake",
         "transfers that are open": f"{receiver.WINDOW} (Ready's window)",
@@ -138,7 +138,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         "size": f"2^{limits.largest_file.bit_length() - 1} bytes (Ready's largest_file), unless the server was told "
         "otherwise",
         "silence of a client that owes something, or has nothing open": idle,
-        "the same, with Alive": f"{receiver.PATIENCE_SECONDS:.0f} s, and one second more for every {rate} of the "
+        "the same, with Alive": f"{patience.SECONDS:.0f} s, and one second more for every {rate} of the "
         "largest offset that was accepted",
         f"rate of the content, from {RATE_GRACE_SECONDS:.0f} s after it first had to be waited for": (
             f"{MINIMUM_RATE} bytes/s over the last {RATE_WINDOW_SECONDS:.0f} s"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 ALIVE_SECONDS = 5.0  # between two signs of life, while something takes long
-_SECONDS = 60.0  # for whatever a busy machine has to do first
-_RATE = 20_000_000  # bytes a second that a slow disk still reads or writes
+SECONDS = 60.0  # for whatever a busy machine has to do first
+RATE = 20_000_000  # bytes a second that a slow disk still reads or writes
 
 
 def patience(size: int) -> float:
     """Return for how many seconds somebody may say nothing but Alive, who has so many bytes to hash or to sync."""
-    return _SECONDS + size / _RATE
+    return SECONDS + size / RATE
