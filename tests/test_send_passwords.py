@@ -157,9 +157,9 @@ def test_A22_a_prompt_names_user_and_host_and_shows_nothing(place: Lab, server: 
 
 
 def test_a_login_that_was_not_needed_is_not_asked_for(place: Lab, server: Server, tmp_path: Path) -> None:
-    result = send_only(place, server, tmp_path)
+    result = send_only(place, server, tmp_path / "missing")
     assert result.returncode == 1
-    assert "is a directory, not a file" in result.stderr
+    assert "No such file or directory" in result.stderr
     assert "password" not in result.stderr
 
 

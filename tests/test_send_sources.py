@@ -117,9 +117,12 @@ def test_F28_a_file_that_vanishes_before_its_turn(place: Lab, server: Server, tm
     result = send_while(place, server, [large, gone, last], there, gone.unlink, protocol)
     assert result.returncode == 7, result.stderr
     assert f"{gone} cannot be opened: No such file or directory" in result.stdout
-    assert {name for name in place.stored() if name.startswith("turn")} == {"turn/large", "turn/last"}
+    assert {name for name in place.stored() if name.startswith(there)} == {
+        f"{there}/large",
+        f"{there}/last",
+    }
     assert server.events("file.reject")[-1]["reason"] == GIVEN_UP[protocol]
-    alone = send_while(place, server, [large], "alone", lambda: grow(large))
+    alone = send_while(place, server, [large], f"alone-{protocol}", lambda: grow(large), protocol)
     assert alone.returncode == 1, alone.stderr
 
 
