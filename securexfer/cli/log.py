@@ -136,8 +136,10 @@ def _as_json(now: datetime, event: Event) -> str:
             line += f', "{name}": {encode_basestring_ascii(value)}'
         elif type(value) is int:
             line += f', "{name}": {value}'
+        elif type(value) is float:
+            line += f', "{name}": {round(value, 4)}'
         else:
-            line += f', "{name}": {json.dumps(round(value, 4) if isinstance(value, float) else value)}'
+            line += f', "{name}": {json.dumps(value)}'
     return line + "}"
 
 
