@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SECUREXFER = str(Path(sys.executable).with_name("securexfer"))
 PASSWORD = "correct horse 7 canary-5f2e"  # must never be seen in a log or an argument list
@@ -36,6 +36,14 @@ def environment(**more: str) -> dict[str, str]:
     """Return the environment of a plain user: none of our settings, no colours."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SECUREXFER_", "SSL"))}
     return {**kept, "NO_COLOR": "1", **more}
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until it is so; fail if that takes too long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class Server:

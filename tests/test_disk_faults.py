@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 import lab as lab_module
 import pytest
 import stranger_client as stranger
+from lab import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -503,13 +503,6 @@ def test_D12_a_sender_that_died_before_its_answer_sends_again_with_success(
 def free_bytes(place: Path) -> int:
     found = os.statvfs(place)
     return found.f_bfree * found.f_frsize
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.root

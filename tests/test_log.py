@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import stranger_client as stranger
-from lab import PASSWORD, SECUREXFER, Lab
+from lab import PASSWORD, SECUREXFER, Lab, wait_until
 from terminals import Terminal
 
 from securexfer import events
@@ -258,7 +258,7 @@ def test_D13_a_full_disk_drops_lines_and_never_breaks_one(lab: Lab, tmpfs: Tmpfs
         files = [(str(number), b"1") for number in range(100)]
         tls.sendall(stranger.count(len(files) + 1) + b"".join(stranger.file(*each) for each in files))
         assert stranger.answers(tls, len(files)) == b"\x01" * len(files)
-        assert not server.log_path.read_bytes().endswith(b"\n"), "the disk was not filled within a line"
+        wait_until(lambda: not server.log_path.read_bytes().endswith(b"\n"))  # the disk is full within a line
         filler.unlink()
         tls.sendall(stranger.file("last", b"1"))
         assert stranger.rest(tls) == b"\x01"

@@ -16,6 +16,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 import pytest
+from lab import wait_until
 
 from securexfer.accounts import passwords
 from securexfer.accounts.database import Accounts
@@ -124,13 +125,6 @@ class Gate:
         with self._lock:
             self.inside -= 1
         return self._accounts.find(name)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def queued(logins: Logins) -> int:

@@ -21,7 +21,7 @@ import pytest
 from hostile.certificates import make_ca, make_leaf
 from hostile.chaos import Detour
 from hostile.listeners import HOST, TlsListener, answer_all
-from lab import PASSWORD, SECUREXFER, Lab, Server, environment
+from lab import PASSWORD, SECUREXFER, Lab, Server, environment, wait_until
 
 from securexfer import client
 from securexfer.cli.amounts import parse_rate
@@ -629,13 +629,6 @@ def staged(lab: Lab) -> int:
 def stored_now(lab: Lab, there: str) -> list[str]:
     directory = lab.inbox / "ana" / there
     return [path.name for path in directory.iterdir()] if directory.exists() else []
-
-
-def wait_until(condition: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_what_is_printed_when_nobody_reads_it(place: Lab, server: Server, tmp_path: Path, there: str) -> None:

@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 import lab as lab_module
 import pytest
 import stranger_client as stranger
+from lab import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -106,13 +107,6 @@ def ends(tls: socket.socket, seconds: float) -> bool:
                 return False
         return False
     return True
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def stops(server: Server, seconds: float) -> int:
