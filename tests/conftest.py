@@ -118,15 +118,20 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs root where there is none, and leave out what means nothing to root."""
+    """Skip what needs root where there is none; leave out what means nothing to root, or was shown by another run."""
+    if os.environ.get("SECUREXFER_ONCE_IS_DONE"):
+        _leave_out("once", config, items)
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        left_out = [item for item in items if item.get_closest_marker("ordinary")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        _leave_out("ordinary", config, items)
         return
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root: namespaces, mounts, other users"))
+
+
+def _leave_out(marker: str, config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(marker)])
+    items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
