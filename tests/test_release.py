@@ -50,7 +50,7 @@ def test_K14_no_key_certificate_or_database_gets_into_a_release(checkout: Path, 
         for member in archive.getmembers():
             if file := archive.extractfile(member):
                 content[member.name] = file.read()
-    assert any(name.endswith("securexfer/client.py") for name in content)
+    assert any(name.endswith("securexfer/client/login.py") for name in content)
     assert any(name.endswith("certs/README.md") for name in content)
     for name, data in content.items():
         assert not name.endswith((".pem", ".key", ".db", "homework")), name

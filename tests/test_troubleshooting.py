@@ -15,7 +15,15 @@ DOCUMENT = ROOT / "docs" / "troubleshooting.md"
 
 # Rooms whose errors a person meets at the prompt while setting up, trusting and sending: all of them are explained.
 EXPLAINED = (
-    "client.py",
+    "client/target.py",
+    "client/connecting.py",
+    "client/login.py",
+    "client/sending.py",
+    "transfer/wishes.py",
+    "transfer/sources.py",
+    "transfer/tree.py",
+    "transfer/sender.py",
+    "transfer/outflow.py",
     "profiles.py",
     "privileges.py",
     "net/listening.py",
@@ -47,11 +55,12 @@ def text_of(node: ast.expr) -> str | None:
 
 
 def messages(path: Path) -> set[str]:
-    """Return the first arguments of every error made in a file."""
+    """Return the first arguments of every error made in a file, and the second of those that the server's reason names."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
             found.update(texts_of(node.args[0]) if node.func.id in ERRORS else [])
+            found.update(texts_of(node.args[1]) if node.func.id == "refusal" else [])
     return found
 
 
