@@ -55,7 +55,7 @@ def text_of(node: ast.expr) -> str | None:
 
 
 def messages(path: Path) -> set[str]:
-    """Return the first arguments of every error made in a file, and the second of those that the server's reason names."""
+    """Return the messages of every error made in a file, also of those whose class a server's reason names."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
