@@ -35,7 +35,7 @@ from securexfer.net import connection, payload
 from securexfer.transfer import patience
 payload.RATE_GRACE_SECONDS = 1.0
 payload.RATE_WINDOW_SECONDS = 2.0
-patience._SECONDS = 4.0
+patience.SECONDS = 4.0
 connection.DRAIN_SECONDS = 0.5
 sys.argv += "--login-timeout 1.5 --idle-timeout 1.5".split()
 from securexfer.cli import main

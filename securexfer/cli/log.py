@@ -12,7 +12,6 @@ import enum
 import json
 import os
 import threading
-import time
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
 from queue import Empty, SimpleQueue
@@ -48,6 +47,7 @@ class Log:
         self._render = _as_json if log_format is LogFormat.JSON else _as_text
         self._queue: SimpleQueue[tuple[datetime, Event] | None] = SimpleQueue()
         self._dropped = 0
+        self._closing = threading.Event()
         self._rest = b""  # of a line that was begun when the room ended
         self._floodgate = Floodgate(self._enqueue)
         self._thread = threading.Thread(target=self._run, daemon=True, name="log")
@@ -60,6 +60,7 @@ class Log:
     def close(self) -> None:
         """Write what is left, for a while at most."""
         self._floodgate.close()
+        self._closing.set()
         self._queue.put(None)
         self._thread.join(2 * CLOSE_SECONDS)
 
@@ -76,7 +77,7 @@ class Log:
             with contextlib.suppress(Empty):
                 entry = self._queue.get(timeout=TELL_SECONDS)
                 # Many files end in a moment; a thread that woke for each would cost them as much as its lines.
-                time.sleep(GATHER_SECONDS)
+                self._closing.wait(GATHER_SECONDS)
                 while entry:
                     found.append(entry)
                     if len(found) == BATCH_LINES:
