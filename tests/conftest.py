@@ -43,6 +43,15 @@ def lab_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """Give the next test the umask that this one had: an inbox that is opened here sets its own."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def lab(tmp_path: Path, lab_source: Path) -> Iterator[Lab]:
     """Return a fresh lab."""

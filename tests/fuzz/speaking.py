@@ -157,6 +157,8 @@ def _answer(frames: Frames, message: messages.Message, number: int) -> None:
 class Nowhere:
     """A storage that forgets what it is given, and notices what may not be done with it."""
 
+    quick = True
+
     def __init__(self) -> None:
         self.held = 0  # offered or staged, and not let go yet
         self.committed = 0
