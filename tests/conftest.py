@@ -44,12 +44,9 @@ def lab_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def same_umask() -> Iterator[None]:
-    """Give the next test the umask that this one had: an inbox that is opened here sets its own."""
-    before = os.umask(0o022)
-    os.umask(before)
-    yield
-    os.umask(before)
+def usual_umask() -> None:
+    """Begin each test with the umask that people have: an inbox that an earlier one opened has set its own."""
+    os.umask(0o022)
 
 
 @pytest.fixture
