@@ -24,6 +24,28 @@ if TYPE_CHECKING:
 
 
 SKIPPED_EXIT_CODE = 8  # none of pytest's own
+# What takes long, or looks at texts, and says the same with every Python and for every user: CI runs it once.
+ONCE = {
+    "test_bench",
+    "test_cut_conversations",
+    "test_hostile_client2",
+    "test_hostile_server2",
+    "test_layout",
+    "test_messages",
+    "test_mutants",
+    "test_order",
+    "test_patience",
+    "test_protocol_page",
+    "test_readme",
+    "test_release",
+    "test_second_limits",
+    "test_second_names",
+    "test_security_page",
+    "test_troubleshooting",
+    "test_vectors",
+    "test_vectors_2",
+    "test_wide_area",
+}
 
 
 @pytest.fixture(scope="session")
@@ -126,18 +148,19 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs root where there is none; leave out what means nothing to root, or was shown by another run."""
     if os.environ.get("SECUREXFER_ONCE_IS_DONE"):
-        _leave_out("once", config, items)
+        _leave_out(config, items, lambda item: item.path.stem in ONCE)
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        _leave_out("ordinary", config, items)
+        _leave_out(config, items, lambda item: item.get_closest_marker("ordinary") is not None)
         return
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root: namespaces, mounts, other users"))
 
 
-def _leave_out(marker: str, config: pytest.Config, items: list[pytest.Item]) -> None:
-    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(marker)])
-    items[:] = [item for item in items if not item.get_closest_marker(marker)]
+def _leave_out(config: pytest.Config, items: list[pytest.Item], is_meant: Callable[[pytest.Item], bool]) -> None:
+    left_out = {item for item in items if is_meant(item)}
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
