@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -488,6 +489,21 @@ def test_O03_K06_A15_what_the_user_could_not_work_with_is_refused_and_the_hint_m
     sent = place.send(server, tmp_path / "x")
     assert sent.returncode == 0, sent.stderr
     assert (place.home / "certs/ca.key").stat().st_uid == 0, "nobody gave that away"
+
+
+@root_only
+def test_O03_a_tree_is_taken_by_a_user_who_cannot_read_what_serves_it(place: Lab, tmp_path: Path) -> None:
+    """Whatever the server needs for that, it has imported before it became that user."""
+    for name in ("a", "b", "c/d", "c/e/f"):
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).write_bytes(name.encode())
+    (tmp_path / "tree" / "large").write_bytes(bytes(6 << 20))
+    server = place.serve(*RUN_AS, "--names", "portable")
+    for outcome in ("stored", "unchanged"):
+        sent = place.send(server, tmp_path / "tree", "--json")
+        assert sent.returncode == 0, sent.stderr
+        assert {json.loads(line).get("status", outcome) for line in sent.stdout.splitlines()} == {outcome}
+    assert server.events("store.error") == []
 
 
 @root_only

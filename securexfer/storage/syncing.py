@@ -6,11 +6,13 @@ us each, one after the other, and 60 us each by eight threads. Where a sync take
 
 from __future__ import annotations
 
+# By its own name: the package imports it at its first use, when `serve --run-as` may not be able to read it any more.
+from concurrent.futures.thread import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import Future
 
 THREADS = 8  # four did nearly as well, sixteen no better
 
@@ -46,8 +48,6 @@ class Syncer:
 
     def _started(self) -> ThreadPoolExecutor:
         if self._threads is None:
-            from concurrent.futures import ThreadPoolExecutor
-
             self._threads = ThreadPoolExecutor(THREADS - 1, thread_name_prefix="sync")
         return self._threads
 
