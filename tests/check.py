@@ -16,8 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # `serve` is for POSIX; what a client runs must also type on the systems that clients have.
-CLIENT_ONLY = ["-m", "securexfer.client", "-m", "securexfer.profiles", "-m", "securexfer.transfer.classroom.sender"]
-CLIENT_ONLY += ["-m", "securexfer.transfer.tree", "-m", "securexfer.transfer.digests"]
+CLIENT_ONLY = ["-p", "securexfer.client"]
+for _module in ("profiles", "transfer.classroom.sender", "transfer.sender", "transfer.tree", "transfer.digests"):
+    CLIENT_ONLY += ["-m", f"securexfer.{_module}"]
 CLIENT_COMMANDS = ["-m", "securexfer.cli.send", "-m", "securexfer.cli.trust", "-m", "securexfer.cli.progress"]
 
 
