@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from securexfer.events import Event
 
 QUEUE_LINES = 10_000  # about 3 MiB; at a few lines a file, seconds of the busiest server
-GATHER_SECONDS = 0.005  # after the first line, for those that come with it
+FEW_LINES = 4  # at once are no reason to wait for more
+GATHER_SECONDS = 0.005  # for those that come next, where many came
 BATCH_LINES = 256  # written at once
 CLOSE_SECONDS = 2.0  # how long the end waits for a log that does not take its lines
 
@@ -76,8 +77,6 @@ class Log:
             found: list[tuple[datetime, Event]] = []
             with contextlib.suppress(Empty):
                 entry = self._queue.get(timeout=TELL_SECONDS)
-                # Many files end in a moment; a thread that woke for each would cost them as much as its lines.
-                self._closing.wait(GATHER_SECONDS)
                 while entry:
                     found.append(entry)
                     if len(found) == BATCH_LINES:
@@ -85,6 +84,9 @@ class Log:
                     entry = self._queue.get_nowait()
                 open_ = entry is not None
             self._put_or_drop(found)
+            if len(found) > FEW_LINES and open_:
+                # Many files end in a moment; a thread that woke for each would cost them as much as its lines.
+                self._closing.wait(GATHER_SECONDS)
             self._floodgate.report()
 
     def _put_or_drop(self, entries: Sequence[tuple[datetime, Event]]) -> None:
