@@ -26,7 +26,7 @@ FLOORS = (
     {"transfer", "opening"},
     {"net", "storage", "accounts", "certificates", "profiles"},
     {"wire"},
-    {"hosts", "files", "privileges"},
+    {"hosts", "files", "privileges", "workers"},
     {"names", "events", "dumps"},
     {"errors"},
     {"__init__"},

@@ -6,13 +6,13 @@ us each, one after the other, and 60 us each by eight threads. Where a sync take
 
 from __future__ import annotations
 
-# By its own name: the package imports it at its first use, when `serve --run-as` may not be able to read it any more.
-from concurrent.futures.thread import ThreadPoolExecutor
+import functools
 from typing import TYPE_CHECKING
+
+from securexfer.workers import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
 
 THREADS = 8  # four did nearly as well, sixteen no better
 
@@ -23,33 +23,25 @@ class Syncer:
     def __init__(self, *, quick: bool) -> None:
         """Do without threads where syncs are `quick`."""
         self._quick = quick
-        self._threads: ThreadPoolExecutor | None = None
+        self._workers: list[Worker] = []
 
     def sync_all(self, syncs: Sequence[Callable[[], None]]) -> list[Exception | None]:
         """Do each of them, and return what it raised."""
         if self._quick or len(syncs) < 2:
             return _errors_of(syncs)
         shares = [syncs[first::THREADS] for first in range(min(THREADS, len(syncs)))]
-        # The last share is done here, and those that no thread is to be had for.
-        done: list[Future[list[Exception | None]] | list[Exception | None]] = []
-        for share in shares[:-1]:
-            try:
-                done.append(self._started().submit(_errors_of, share))
-            except RuntimeError:  # the system has no more threads, or no memory for one
-                done.append(_errors_of(share))
-        done.append(_errors_of(shares[-1]))
-        found = [each if isinstance(each, list) else each.result() for each in done]
+        self._workers += [Worker() for _ in range(len(shares) - 1 - len(self._workers))]
+        jobs = [
+            worker.do(functools.partial(_errors_of, share))
+            for worker, share in zip(self._workers, shares[1:], strict=False)
+        ]
+        found = [_errors_of(shares[0]), *(job.result() for job in jobs)]
         return [found[place % THREADS][place // THREADS] for place in range(len(syncs))]
 
     def close(self) -> None:
         """Let the threads go."""
-        if self._threads:
-            self._threads.shutdown()
-
-    def _started(self) -> ThreadPoolExecutor:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS - 1, thread_name_prefix="sync")
-        return self._threads
+        for worker in self._workers:
+            worker.close()
 
 
 def _errors_of(syncs: Sequence[Callable[[], None]]) -> list[Exception | None]:

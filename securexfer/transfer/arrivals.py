@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from securexfer.errors import SecurexferError
+from securexfer.errors import ProtocolError, SecurexferError
 from securexfer.net.payload import PARALLEL_BYTES, Buffer, Parallel
 from securexfer.storage.base import Committed, Description, Offered, Prefix, Staging
 
 if TYPE_CHECKING:
     from securexfer.net.frames import Frames
-    from securexfer.transfer.worker import Job
+    from securexfer.workers import Job
 
 Outcome = Committed | SecurexferError
-
-
-class Content(Protocol):
-    """Where the content of a file goes."""
-
-    def move(self, frames: Frames) -> int:
-        """Take what has arrived of the payload that was announced; return how much that was.
-
-        Raises what keeps it from being stored, and TruncatedError if the connection ends.
-        """
-        ...
-
-    def finish(self) -> bytes:
-        """Return SHA-256 of the whole file, once all of it was taken and written; raise what went wrong."""
-        ...
-
-    def stop(self, error: BaseException) -> None:
-        """Take no more, because of this error."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +46,7 @@ class Arrival:
         """Take content from now on; `digest` is that of the bytes that are here already."""
         self.received = received
         if self.staging is None:
-            self.content = Nothing(digest)
+            self.content = Content(digest)
         elif self.description.size - received < PARALLEL_BYTES:
             self.content = Narrow(digest, self.staging)
         else:
@@ -81,25 +62,29 @@ class Arrival:
             self.offered.drop()
 
 
-class Nothing:
-    """Of a file that is here already: no content comes."""
+class Content:
+    """Where the content of a file goes; of one that is here already, nothing comes."""
 
     def __init__(self, digest: Prefix) -> None:
+        """Take the digest of what is here already."""
         self._digest = digest
 
     def move(self, frames: Frames) -> int:
-        """See Content.move. Never called: there are no bytes left that might be announced."""
-        return len(frames.take())
+        """Take what has arrived of the payload that was announced; return how much that was.
+
+        Raises what keeps it from being stored, and TruncatedError if the connection ends.
+        """
+        raise ProtocolError(f"{frames.payload} bytes came of a file that is here already")
 
     def finish(self) -> bytes:
-        """See Content.finish."""
+        """Return SHA-256 of the whole file, once all of it was taken and written; raise what went wrong."""
         return self._digest.digest()
 
     def stop(self, error: BaseException) -> None:
-        """See Content.stop."""
+        """Take no more, because of this error."""
 
 
-class Narrow(Nothing):
+class Narrow(Content):
     """Of a small file: hashed and written from where it has arrived."""
 
     def __init__(self, digest: Prefix, staging: Staging) -> None:
@@ -115,7 +100,7 @@ class Narrow(Nothing):
         return len(piece)
 
 
-class Wide(Nothing):
+class Wide(Content):
     """Of a large file: hashed and written beside the TLS work, in large pieces."""
 
     def __init__(self, digest: Prefix, staging: Staging) -> None:

@@ -10,7 +10,7 @@ from securexfer.net.payload import PARALLEL_BYTES
 if TYPE_CHECKING:
     from securexfer.storage.base import Storage
     from securexfer.transfer.arrivals import Arrival, Outcome
-    from securexfer.transfer.worker import Job, Worker
+    from securexfer.workers import Job, Worker
 
 # A group is committed when it holds this much, or is this old, or there is nothing more to read. On a disk the gain of
 # grouping is nearly whole at 128 files (bench/commit_groups.py), and each holds a descriptor open.
@@ -52,18 +52,23 @@ class Groups:
         """Have what is held made durable; wait, if too many groups before it are not yet."""
         if not self._held:
             return
-        while len(self._jobs) >= _GROUPS and not self._jobs[-_GROUPS].wait(1.0):
-            pass
+        if len(self._jobs) >= _GROUPS:
+            self._jobs[-_GROUPS].wait()
         held, size = self._held, self._bytes
         self._held, self._bytes, self._directories = [], 0, 0
-        # Where it takes no time, two threads that take turns would take more of it.
-        do = self._worker.do_here if self._storage.quick and size < PARALLEL_BYTES else self._worker.do
-        self._jobs.append(do(lambda: self._commit(held)))
+        # Where it takes no time, two threads that take turns would take more of it. But one group after the other:
+        # a directory gets its time when all that is in it is there.
+        here = self._storage.quick and size < PARALLEL_BYTES and self._idle
+        self._jobs.append((self._worker.do_here if here else self._worker.do)(lambda: self._commit(held)))
 
     def commit_if_idle(self) -> None:
         """Have what is held made durable, unless others are just being made so: then more may come meanwhile."""
-        if self._held and all(job.done for job in self._jobs):
+        if self._idle:
             self.commit()
+
+    @property
+    def _idle(self) -> bool:
+        return not self._jobs or self._jobs[-1].done  # they are done in order
 
     @property
     def busy(self) -> bool:

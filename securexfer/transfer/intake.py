@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from securexfer.storage.base import Offered, Prefix, Staging, Storage
     from securexfer.transfer.arrivals import Outcome
     from securexfer.transfer.session import Session
-    from securexfer.transfer.worker import Job, Worker
+    from securexfer.workers import Job, Worker
 
 EAGER_LIMIT = 256 * 1024  # bytes: what a needless eager file may cost, and no more than one look at the socket brings
 INLINE_BYTES = 1 << 20  # what is hashed sooner than a thread for it would have started
@@ -95,7 +95,8 @@ class Intake:
             parsed = self._parse(name)
             arrival = Arrival(number, Description(parsed, offer.size, offer.mtime_ns, flags & EXECUTABLE != 0))
             if flags & DIRECTORY:
-                self._await_contents(arrival)
+                self._directories.append(arrival)
+                self._release_directories()
                 return
             self._arrivals[number] = arrival
             self._check_size(offer.size)
@@ -110,7 +111,7 @@ class Intake:
                 self._refuse(arrival, error)
                 return
             self._session.rejected(name, offer.size, "", error, time.monotonic())
-            self._say_refused(number, error)
+            self._say(refusal_of(error), number)
             if not flags & DIRECTORY:
                 self._refused.add(number)
 
@@ -124,10 +125,13 @@ class Intake:
             if not hmac.compare_digest(digest, found.digest()):
                 raise DigestMismatchError("what arrived has another digest than what was sent")
             arrival.staging = self._staged(lambda: self._storage.take(file, content, digest))
-            self.groups.add(arrival)
+        except _ENDS_SESSION:
+            raise
         except SecurexferError as error:
             self._session.rejected(name, offer.size, digest.hex(), error, time.monotonic())
-            self._say(_refusal(error), number)
+            self._say(refusal_of(error), number)
+        else:
+            self.groups.add(arrival)
         self._release_directories()
 
     def start(self, number: int, start: messages.Start) -> None:
@@ -196,6 +200,8 @@ class Intake:
         self._refused.discard(number)
         self._release_directories()
 
+    # -- how it is done ------------------------------------------------------------------------------------------
+
     def _check_size(self, size: int) -> None:
         if size > self._session.largest_file:
             raise LimitExceededError(f"{size} bytes; the largest file here is {self._session.largest_file}")
@@ -208,12 +214,6 @@ class Intake:
             self._parent = Parent(directory)
             return parsed
         return self._parent.parse(last)
-
-    # -- how it is done ------------------------------------------------------------------------------------------
-
-    def _await_contents(self, arrival: Arrival) -> None:
-        self._directories.append(arrival)
-        self._release_directories()
 
     def _release_directories(self) -> None:
         """Let those directories be made of which everything that was offered before is complete, or refused."""
@@ -326,7 +326,7 @@ class Intake:
         name = arrival.name
         if not isinstance(outcome, Stored):
             session.rejected(name, description.size, arrival.sha256, outcome, arrival.started)
-            return self._frames.say(_refusal(outcome), number)
+            return self._frames.say(refusal_of(outcome), number)
         if arrival.sha256:
             self.files += 1
             self.bytes += description.size
@@ -344,10 +344,7 @@ class Intake:
             self.moving = None
         arrival.let_go(error)
         self._session.rejected(arrival.name, arrival.description.size, arrival.sha256, error, arrival.started)
-        self._say_refused(arrival.number, error)
-
-    def _say_refused(self, number: int, error: SecurexferError) -> None:
-        self._say(_refusal(error), number)
+        self._say(refusal_of(error), arrival.number)
 
     def _say(self, message: messages.Message, number: int) -> None:
         self._out += self._frames.say(message, number)
@@ -355,6 +352,7 @@ class Intake:
             self.speak()
 
 
-def _refusal(error: SecurexferError) -> messages.Refuse:
+def refusal_of(error: SecurexferError) -> messages.Refuse:
+    """Return the word that says why a file is not stored, or the session over."""
     # It is for people, so a long one may lose its end.
     return messages.Refuse(0, error.reason, error.message.encode()[: messages.MAX_DETAIL].decode(errors="ignore"))

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from securexfer.errors import PeerTimeoutError, ProtocolError, SecurexferError, ShuttingDownError, TruncatedError
 from securexfer.names import Name
 from securexfer.net.payload import MinimumRate
-from securexfer.transfer.intake import EAGER_LIMIT, Intake
+from securexfer.transfer.intake import EAGER_LIMIT, Intake, refusal_of
 from securexfer.transfer.patience import ALIVE_SECONDS, patience
-from securexfer.transfer.worker import Bell, Worker
 from securexfer.wire import messages
 from securexfer.wire.messages import EAGER, UNKNOWN
 from securexfer.wire.order import IDLE
+from securexfer.workers import Bell, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from securexfer.net.frames import Frames
     from securexfer.storage.base import Prefix, Storage
     from securexfer.transfer.session import Session
-from securexfer.transfer.worker import Job
+    from securexfer.workers import Job
 
 WINDOW = 2048  # transfers open at a time: at 50 ms there and back, 40 000 files a second; about 2 MiB
 MAX_UNSENT = 256 * 1024  # bytes of answers that wait for the client to read; then it is not read from any more
@@ -199,6 +199,8 @@ class Receiver:
     ) -> None:
         self._check_not_stopping()
         intake.take_whole(number, offer, content, digest)
+        if intake.groups.collectable and intake.answer():  # while more comes: the client's window is not endless
+            self._spoke()
         self._relieve()
 
     def _offer(self, number: int, offer: messages.Offer) -> None:
@@ -243,7 +245,7 @@ class Receiver:
     def _abort(self, number: int, abort: messages.Abort) -> None:
         self._taking().abort(number, abort)
 
-    _heard: dict[type, Any] = {  # noqa: RUF012 - never changed
+    _heard: ClassVar[dict[type, Any]] = {
         messages.Put: _put,
         messages.Totals: _totals,
         messages.Offer: _offer,
@@ -268,4 +270,4 @@ class Receiver:
                 finally:
                     intake.close()
             if not isinstance(problem, TruncatedError):
-                self._say(messages.Refuse(0, problem.reason, problem.message[: messages.MAX_DETAIL // 4]))
+                self._say(refusal_of(problem))

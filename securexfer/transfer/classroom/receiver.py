@@ -26,6 +26,7 @@ from securexfer.errors import (
 )
 from securexfer.net.payload import PARALLEL_BYTES, Buffer, MinimumRate, Parallel
 from securexfer.storage.base import Committed, Description
+from securexfer.transfer.groups import GROUP_BYTES, GROUP_DIRECTORIES, GROUP_FILES, GROUP_SECONDS
 from securexfer.wire import framing
 
 if TYPE_CHECKING:
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
     from securexfer.net.connection import Connection
     from securexfer.storage.base import Staging, Storage
     from securexfer.transfer.session import Session
-
-# A group is committed when it holds this much, or is this old. The gain of grouping is nearly whole at 64 files
-# (bench/commit_groups.py), and each holds a descriptor open.
-GROUP_FILES = 64
-GROUP_BYTES = 32 << 20
-GROUP_SECONDS = 0.05
-# Each directory on the way to a file is held open until its group is committed; depth counts as if all differed.
-GROUP_DIRECTORIES = 128
 
 SHORT_COUNT = "SHORT-COUNT"  # the log's word for a session that ended between two files
 _STOP_SECONDS = 0.25  # how often a session that waits for its next file looks whether the server stops

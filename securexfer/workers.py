@@ -1,4 +1,4 @@
-"""Work that takes long, beside the connection: commits and hashing, so that the connection's owner can go on."""
+"""Work that takes long is done by threads beside whoever needs it: commits, hashing, syncs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,20 +19,20 @@ class Job(Generic[Result]):
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._work = work
-        self._result: Result | None = None
+        self._results: list[Result] = []  # one, when it is done
         self._error: BaseException | None = None
         self._over = threading.Event()
 
     def run(self) -> None:
         """Do it; never raises."""
         try:
-            self._result = self._work()
+            self._results.append(self._work())
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
             self._error = error
         self._over.set()
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for it so long at most; return whether it is done."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for it, so long at most; return whether it is done."""
         return self._over.wait(seconds)
 
     @property
@@ -41,10 +41,11 @@ class Job(Generic[Result]):
         return self._over.is_set()
 
     def result(self) -> Result:
-        """Return what came of it, or raise what it raised. Call it when it is done."""
+        """Return what came of it, or raise what it raised, when it is done."""
+        self._over.wait()
         if self._error:
             raise self._error
-        return self._result  # type: ignore[return-value]  # it is done, so that there is one
+        return self._results[0]
 
 
 class Bell:
@@ -72,14 +73,16 @@ class Bell:
 
 
 class Worker:
-    """Does jobs in order, in a thread of its own, which is started with the first; each rings the bell at its end.
+    """Does jobs in order, in a thread of its own, which is started with the first.
 
-    Where no thread is to be had, a job is done at once, by whoever hands it over.
+    Where no thread is to be had, a job is done at once, by whoever hands it over. (The library's executor puts a job
+    into its queue before it finds that out: it might be done a second time, by a later thread.)
     """
 
-    def __init__(self, bell: Bell) -> None:
+    def __init__(self, bell: Bell | None = None) -> None:
+        """Ring the `bell`, if there is one, at the end of each job that the thread does."""
         self._bell = bell
-        self._jobs: SimpleQueue[Job[object] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def do(self, work: Callable[[], Result]) -> Job[Result]:
@@ -87,7 +90,7 @@ class Worker:
         if not self._start():
             return self.do_here(work)
         job = Job(work)
-        self._jobs.put(job)  # type: ignore[arg-type]  # the thread does not look at the result
+        self._jobs.put(job)
         return job
 
     def do_here(self, work: Callable[[], Result]) -> Job[Result]:
@@ -117,4 +120,5 @@ class Worker:
     def _run(self) -> None:
         while job := self._jobs.get():
             job.run()
-            self._bell.ring()
+            if self._bell:
+                self._bell.ring()
