@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
 
+    from securexfer.storage.local import Inbox
 
 SKIPPED_EXIT_CODE = 8  # none of pytest's own
 # What takes long, or looks at texts, and says the same with every Python and for every user: CI runs it once.
@@ -65,10 +66,34 @@ def lab_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what tests send out of the digests that whoever runs them has remembered."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def usual_umask() -> None:
     """Begin each test with the umask that people have: an inbox that an earlier one opened has set its own."""
     os.umask(0o022)
+
+
+@pytest.fixture
+def make_inbox(tmp_path: Path) -> Iterator[Callable[..., Inbox]]:
+    """Open an inbox, by the rules given, in the place of the one that was open before."""
+    from securexfer.storage.local import Inbox, Rules
+
+    opened: list[Inbox] = []
+
+    def reopen(**rules: Any) -> Inbox:
+        if opened:
+            opened.pop().close()
+        opened.append(Inbox(tmp_path / "inbox", Rules(**rules)))
+        return opened[0]
+
+    yield reopen
+    for inbox in opened:
+        inbox.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sqlite3
 import stat
 import threading
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,37 +19,19 @@ from securexfer.storage import ledger as ledgers
 from securexfer.storage.base import Committed, Description, OnConflict, Outcome
 from securexfer.storage.index import Index
 from securexfer.storage.ledger import LEDGER_NAME, Ledger
-from securexfer.storage.local import Inbox, Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from securexfer.storage.base import Staging
+    from securexfer.storage.local import Inbox
     from securexfer.storage.offers import LocalOffered
     from securexfer.storage.user import UserStorage
 
 X = Name.parse("x")
 CONTENT = b"content of ten megabytes, in spirit"
 POLICIES = list(OnConflict)
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Inbox]]:
-    """Open the inbox, by the rules given, in the place of the one that was open before."""
-    umask = os.umask(0o022)
-    opened: list[Inbox] = []
-
-    def reopen(**rules: Any) -> Inbox:
-        if opened:
-            opened.pop().close()
-        opened.append(Inbox(tmp_path / "inbox", Rules(**rules)))
-        return opened[0]
-
-    yield reopen
-    for inbox in opened:
-        inbox.close()
-    os.umask(umask)
 
 
 @pytest.fixture
@@ -77,8 +59,8 @@ def no_tick() -> None:
 # -- known -----------------------------------------------------------------------------------------------------
 
 
-def test_what_was_stored_is_known_without_being_read(make: Callable[..., Inbox], x: Path) -> None:
-    storage = make().for_user("ana")
+def test_what_was_stored_is_known_without_being_read(make_inbox: Callable[..., Inbox], x: Path) -> None:
+    storage = make_inbox().for_user("ana")
     store(storage)
     before = x.stat()
     offered = offer(storage)
@@ -88,14 +70,14 @@ def test_what_was_stored_is_known_without_being_read(make: Callable[..., Inbox],
     assert x.stat() == before
 
 
-def test_the_next_server_knows_it_too(make: Callable[..., Inbox]) -> None:
-    store(make().for_user("ana"))
-    assert offer(make().for_user("ana")).known
+def test_the_next_server_knows_it_too(make_inbox: Callable[..., Inbox]) -> None:
+    store(make_inbox().for_user("ana"))
+    assert offer(make_inbox().for_user("ana")).known
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_what_was_renamed_or_replaced_is_known(make: Callable[..., Inbox], policy: OnConflict) -> None:
-    storage = make(on_conflict=policy).for_user("ana")
+def test_what_was_renamed_or_replaced_is_known(make_inbox: Callable[..., Inbox], policy: OnConflict) -> None:
+    storage = make_inbox(on_conflict=policy).for_user("ana")
     store(storage, b"other")
     with contextlib.suppress(NameTakenError, SkippedError):
         stored_as = store(storage, CONTENT).stored_as
@@ -119,9 +101,9 @@ def put_another_in_its_place(x: Path) -> None:
 
 @pytest.mark.parametrize("change", [alter_and_set_the_times_back, put_another_in_its_place])
 def test_a_file_that_was_altered_is_not_known_even_with_its_size_and_mtime(
-    make: Callable[..., Inbox], x: Path, change: Callable[[Path], None]
+    make_inbox: Callable[..., Inbox], x: Path, change: Callable[[Path], None]
 ) -> None:
-    storage = make().for_user("ana")
+    storage = make_inbox().for_user("ana")
     store(storage)
     change(x)
     offered = offer(storage)
@@ -133,8 +115,8 @@ def test_a_file_that_was_altered_is_not_known_even_with_its_size_and_mtime(
         store(storage)
 
 
-def test_what_somebody_put_there_is_read_once(make: Callable[..., Inbox], x: Path) -> None:
-    storage = make().for_user("ana")
+def test_what_somebody_put_there_is_read_once(make_inbox: Callable[..., Inbox], x: Path) -> None:
+    storage = make_inbox().for_user("ana")
     content = os.urandom(3 << 20)
     x.write_bytes(content)
     ticks: list[None] = []
@@ -146,8 +128,8 @@ def test_what_somebody_put_there_is_read_once(make: Callable[..., Inbox], x: Pat
     assert offer(storage, len(content)).known
 
 
-def test_the_index_of_one_user_says_nothing_of_anothers_files(make: Callable[..., Inbox]) -> None:
-    inbox = make()
+def test_the_index_of_one_user_says_nothing_of_anothers_files(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox()
     store(inbox.for_user("ana"))
     assert not offer(inbox.for_user("bruno")).stands
 
@@ -165,9 +147,9 @@ def test_the_index_of_one_user_says_nothing_of_anothers_files(make: Callable[...
     ],
 )
 def test_other_content_of_the_same_size_is_refused_or_has_to_be_sent(
-    make: Callable[..., Inbox], x: Path, policy: OnConflict, error: type
+    make_inbox: Callable[..., Inbox], x: Path, policy: OnConflict, error: type
 ) -> None:
-    storage = make().for_user("ana", policy=policy)
+    storage = make_inbox().for_user("ana", policy=policy)
     store(storage)
     assert type(offer(storage).differs()) is error
     assert x.read_bytes() == CONTENT
@@ -185,9 +167,9 @@ def test_other_content_of_the_same_size_is_refused_or_has_to_be_sent(
     ],
 )
 def test_another_size_is_refused_before_anything_comes(
-    make: Callable[..., Inbox], policy: OnConflict, error: type[Exception] | None
+    make_inbox: Callable[..., Inbox], policy: OnConflict, error: type[Exception] | None
 ) -> None:
-    storage = make().for_user("ana", policy=policy)
+    storage = make_inbox().for_user("ana", policy=policy)
     store(storage)
     if error:
         with pytest.raises(error):
@@ -198,15 +180,17 @@ def test_another_size_is_refused_before_anything_comes(
     offered.drop()
 
 
-def test_an_empty_file_is_offered_with_nothing_and_unchanged_when_it_comes(make: Callable[..., Inbox]) -> None:
-    storage = make().for_user("ana")
+def test_an_empty_file_is_offered_with_nothing_and_unchanged_when_it_comes(make_inbox: Callable[..., Inbox]) -> None:
+    storage = make_inbox().for_user("ana")
     store(storage, b"")
     assert offer(storage, 0).have == 0
     assert store(storage, b"").outcome is Outcome.UNCHANGED
 
 
-def test_all_that_is_offered_has_to_fit_together_but_what_stands_needs_no_room(make: Callable[..., Inbox]) -> None:
-    inbox = make(quota=100)
+def test_all_that_is_offered_has_to_fit_together_but_what_stands_needs_no_room(
+    make_inbox: Callable[..., Inbox],
+) -> None:
+    inbox = make_inbox(quota=100)
     storage = inbox.for_user("ana")
     store(storage, bytes(60))
     first = offer(storage, 30, name=Name.parse("y"))
@@ -222,8 +206,8 @@ def test_all_that_is_offered_has_to_fit_together_but_what_stands_needs_no_room(m
     assert inbox.space._promised == 0
 
 
-def test_a_file_that_changes_while_it_is_compared_is_not_unchanged(make: Callable[..., Inbox], x: Path) -> None:
-    storage = make().for_user("ana")
+def test_a_file_that_changes_while_it_is_compared_is_not_unchanged(make_inbox: Callable[..., Inbox], x: Path) -> None:
+    storage = make_inbox().for_user("ana")
     x.write_bytes(os.urandom(2 << 20))
     offered = offer(storage, 2 << 20)
     with pytest.raises(StorageFailedError, match="changed while it was read"):
@@ -233,8 +217,8 @@ def test_a_file_that_changes_while_it_is_compared_is_not_unchanged(make: Callabl
     assert not offer(storage, 1 << 20).known
 
 
-def test_offers_on_one_thread_while_another_commits(make: Callable[..., Inbox], tmp_path: Path) -> None:
-    inbox = make(quota=1 << 30)
+def test_offers_on_one_thread_while_another_commits(make_inbox: Callable[..., Inbox], tmp_path: Path) -> None:
+    inbox = make_inbox(quota=1 << 30)
     storage = inbox.for_user("ana")
     groups: SimpleQueue[list[Staging]] = SimpleQueue()
     results: list[object] = []
@@ -266,8 +250,8 @@ def test_offers_on_one_thread_while_another_commits(make: Callable[..., Inbox], 
 # -- the file --------------------------------------------------------------------------------------------------
 
 
-def test_the_index_is_for_the_server_alone(make: Callable[..., Inbox], tmp_path: Path) -> None:
-    store(make().for_user("ana"))
+def test_the_index_is_for_the_server_alone(make_inbox: Callable[..., Inbox], tmp_path: Path) -> None:
+    store(make_inbox().for_user("ana"))
     files = [path for path in (tmp_path / "inbox").iterdir() if path.name.startswith(LEDGER_NAME)]
     assert files
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
@@ -299,13 +283,13 @@ def put_a_directory(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [scribble, cut, put_anothers, put_a_newer, put_a_directory])
 def test_a_damaged_index_is_begun_anew_and_said(
-    make: Callable[..., Inbox], tmp_path: Path, damage: Callable[[Path], None]
+    make_inbox: Callable[..., Inbox], tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    store(make().for_user("ana"))
-    make().close()
+    store(make_inbox().for_user("ana"))
+    make_inbox().close()
     path = tmp_path / "inbox" / LEDGER_NAME
     damage(path)
-    inbox = make()
+    inbox = make_inbox()
     (notice,) = inbox.notices
     assert f"the index {path} could not be used and was begun anew: " in notice
     storage = inbox.for_user("ana")
@@ -313,12 +297,12 @@ def test_a_damaged_index_is_begun_anew_and_said(
     offer(storage).prefix(no_tick)
     assert offer(storage).known
     if damage is not put_a_directory:
-        assert not make().notices
-        assert offer(make().for_user("ana")).known
+        assert not make_inbox().notices
+        assert offer(make_inbox().for_user("ana")).known
 
 
-def test_an_index_that_fails_while_it_is_used_fails_no_transfer(make: Callable[..., Inbox], x: Path) -> None:
-    inbox = make()
+def test_an_index_that_fails_while_it_is_used_fails_no_transfer(make_inbox: Callable[..., Inbox], x: Path) -> None:
+    inbox = make_inbox()
     storage = inbox.for_user("ana")
     store(storage)
     inbox.index._ledger._connection.close()  # every statement raises from now on
@@ -381,19 +365,19 @@ def reboot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None
 
 @pytest.mark.parametrize(("durable", "known"), [(True, True), (False, False)])
 def test_what_was_not_durable_is_not_known_after_a_reboot(
-    make: Callable[..., Inbox], reboot: Callable[[], None], durable: bool, known: bool
+    make_inbox: Callable[..., Inbox], reboot: Callable[[], None], durable: bool, known: bool
 ) -> None:
-    store(make(durable=durable).for_user("ana"))
-    assert offer(make(durable=True).for_user("ana")).known
+    store(make_inbox(durable=durable).for_user("ana"))
+    assert offer(make_inbox(durable=True).for_user("ana")).known
     reboot()
-    inbox = make(durable=True)
+    inbox = make_inbox(durable=True)
     assert not inbox.notices
     assert offer(inbox.for_user("ana")).known is known
 
 
 def test_where_boots_cannot_be_told_apart_nothing_outlives_the_server(
-    make: Callable[..., Inbox], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_inbox: Callable[..., Inbox], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledgers, "_BOOT_ID", tmp_path / "none")
-    store(make(durable=False).for_user("ana"))
-    assert not offer(make().for_user("ana")).known
+    store(make_inbox(durable=False).for_user("ana"))
+    assert not offer(make_inbox().for_user("ana")).known

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -33,7 +33,7 @@ from securexfer.storage.local import Inbox, Rules
 from securexfer.storage.resumable import ResumableStaging
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from securexfer.storage.base import Staging
@@ -45,24 +45,6 @@ X = Name.parse("d/x")
 CONTENT = os.urandom(3 * MIB)
 DIGEST = hashlib.sha256(CONTENT).digest()
 FIRST, SECOND = b"1" * 16, b"2" * 16
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Inbox]]:
-    """Open the inbox, by the rules given, in the place of the one that was open before."""
-    umask = os.umask(0o022)
-    opened: list[Inbox] = []
-
-    def reopen(**rules: Any) -> Inbox:
-        if opened:
-            opened.pop().close()
-        opened.append(Inbox(tmp_path / "inbox", Rules(**rules)))
-        return opened[0]
-
-    yield reopen
-    for inbox in opened:
-        inbox.close()
-    os.umask(umask)
 
 
 @pytest.fixture
@@ -134,9 +116,9 @@ def no_tick() -> None:
 
 @pytest.mark.parametrize("error", [TruncatedError, SessionEndedError, PeerTimeoutError, ShuttingDownError])
 def test_what_came_before_the_connection_ended_is_resumed_and_stored(
-    make: Callable[..., Inbox], error: type[Exception]
+    make_inbox: Callable[..., Inbox], error: type[Exception]
 ) -> None:
-    inbox = make()
+    inbox = make_inbox()
     storage = inbox.for_user("ana", send_id=FIRST)
     end(begin(storage, 2 * MIB), error("the end"))
     assert not [path for path in (inbox.path / "ana").rglob("*") if path.is_file()]
@@ -158,8 +140,8 @@ def test_what_came_before_the_connection_ended_is_resumed_and_stored(
 
 
 @pytest.mark.parametrize("error", [DigestMismatchError, NoSpaceError, StorageFailedError, ZeroDivisionError])
-def test_what_ends_by_anything_else_is_not_kept(make: Callable[..., Inbox], error: type[Exception]) -> None:
-    inbox = make()
+def test_what_ends_by_anything_else_is_not_kept(make_inbox: Callable[..., Inbox], error: type[Exception]) -> None:
+    inbox = make_inbox()
     storage = inbox.for_user("ana", send_id=FIRST)
     end(begin(storage, 2 * MIB), error("no end of the connection"))
     assert staged(inbox) == []
@@ -170,8 +152,10 @@ def test_what_ends_by_anything_else_is_not_kept(make: Callable[..., Inbox], erro
     assert inbox.space._promised == 0
 
 
-def test_small_files_and_sends_without_an_id_and_what_was_not_offered_are_not_kept(make: Callable[..., Inbox]) -> None:
-    inbox = make()
+def test_small_files_and_sends_without_an_id_and_what_was_not_offered_are_not_kept(
+    make_inbox: Callable[..., Inbox],
+) -> None:
+    inbox = make_inbox()
     storage = inbox.for_user("ana", send_id=FIRST)
     break_off(storage, MIB - 1, file=described(MIB - 1))
     break_off(inbox.for_user("ana"))
@@ -180,17 +164,17 @@ def test_small_files_and_sends_without_an_id_and_what_was_not_offered_are_not_ke
     assert staged(inbox) == []
 
 
-def test_a_partial_file_counts_for_less_than_a_whole_one(make: Callable[..., Inbox]) -> None:
+def test_a_partial_file_counts_for_less_than_a_whole_one(make_inbox: Callable[..., Inbox]) -> None:
     """So that "all of it is here" means one thing: it stands under its name."""
-    storage = make().for_user("ana", send_id=FIRST)
+    storage = make_inbox().for_user("ana", send_id=FIRST)
     break_off(storage, len(CONTENT))
     offered = offer(storage)
     assert (offered.have, offered.stands) == (len(CONTENT) - 1, False)
     assert finish(storage, offered.stage(resume=True), CONTENT[-1:]).outcome is Outcome.STORED
 
 
-def test_sent_from_the_start_after_all(make: Callable[..., Inbox]) -> None:
-    inbox = make(quota=len(CONTENT))
+def test_sent_from_the_start_after_all(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(quota=len(CONTENT))
     storage = inbox.for_user("ana", send_id=FIRST)
     break_off(storage)
     assert finish(storage, offer(storage).stage(resume=False), CONTENT).outcome is Outcome.STORED
@@ -198,8 +182,8 @@ def test_sent_from_the_start_after_all(make: Callable[..., Inbox]) -> None:
     assert inbox.space._promised == 0
 
 
-def test_other_bytes_are_discarded_and_the_file_is_offered_anew(make: Callable[..., Inbox]) -> None:
-    inbox = make()
+def test_other_bytes_are_discarded_and_the_file_is_offered_anew(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox()
     storage = inbox.for_user("ana", send_id=FIRST)
     break_off(storage)
     assert isinstance(offer(storage).differs(), ChangedError)
@@ -215,16 +199,16 @@ def test_other_bytes_are_discarded_and_the_file_is_offered_anew(make: Callable[.
 @pytest.mark.parametrize(
     "other", [described(len(CONTENT) + 1), described(mtime_ns=10**18 + 1), described(mtime_ns=None)]
 )
-def test_a_source_of_another_size_or_mtime_begins_anew(make: Callable[..., Inbox], other: Description) -> None:
-    inbox = make()
+def test_a_source_of_another_size_or_mtime_begins_anew(make_inbox: Callable[..., Inbox], other: Description) -> None:
+    inbox = make_inbox()
     storage = inbox.for_user("ana", send_id=FIRST)
     break_off(storage)
     assert here(storage, other) == 0
     assert staged(inbox) == []
 
 
-def test_each_user_and_name_has_its_own(make: Callable[..., Inbox]) -> None:
-    inbox = make()
+def test_each_user_and_name_has_its_own(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox()
     ana, bruno = (inbox.for_user(user, send_id=FIRST) for user in ("ana", "bruno"))
     break_off(ana)
     assert here(bruno) == here(ana, described(name=Name.parse("d/y"))) == 0
@@ -232,8 +216,8 @@ def test_each_user_and_name_has_its_own(make: Callable[..., Inbox]) -> None:
     assert [here(each) for each in (ana, bruno)] == [2 * MIB, MIB]
 
 
-def test_a_dropped_offer_leaves_what_is_here(make: Callable[..., Inbox]) -> None:
-    inbox = make(quota=len(CONTENT))
+def test_a_dropped_offer_leaves_what_is_here(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(quota=len(CONTENT))
     storage = inbox.for_user("ana", send_id=FIRST)
     break_off(storage)
     for _ in range(3):
@@ -247,8 +231,10 @@ def test_a_dropped_offer_leaves_what_is_here(make: Callable[..., Inbox]) -> None
 # -- one transfer at a time ------------------------------------------------------------------------------------
 
 
-def test_the_same_send_takes_a_file_over_and_no_byte_of_the_old_one_lands_after(make: Callable[..., Inbox]) -> None:
-    inbox = make(quota=len(CONTENT))
+def test_the_same_send_takes_a_file_over_and_no_byte_of_the_old_one_lands_after(
+    make_inbox: Callable[..., Inbox],
+) -> None:
+    inbox = make_inbox(quota=len(CONTENT))
     old = begin(inbox.for_user("ana", send_id=FIRST), MIB)
     storage = inbox.for_user("ana", send_id=FIRST)
     offered = offer(storage)
@@ -264,8 +250,8 @@ def test_the_same_send_takes_a_file_over_and_no_byte_of_the_old_one_lands_after(
     assert inbox.space._promised == 0
 
 
-def test_a_takeover_at_any_moment_of_a_write(make: Callable[..., Inbox]) -> None:
-    inbox = make()
+def test_a_takeover_at_any_moment_of_a_write(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox()
     for _ in range(30):
         old = begin(inbox.for_user("ana", send_id=FIRST), 1)
         taken = threading.Event()
@@ -294,9 +280,9 @@ def test_a_takeover_at_any_moment_of_a_write(make: Callable[..., Inbox]) -> None
 
 
 def test_another_send_stages_apart_until_the_first_has_been_silent(
-    make: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
+    make_inbox: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inbox = make()
+    inbox = make_inbox()
     first = begin(inbox.for_user("ana", send_id=FIRST), MIB)
     storage = inbox.for_user("ana", send_id=SECOND)
     apart = offer(storage).stage(resume=False)
@@ -311,9 +297,11 @@ def test_another_send_stages_apart_until_the_first_has_been_silent(
     assert finish(storage, offered.stage(resume=True), CONTENT[MIB:]).outcome is Outcome.STORED
 
 
-def test_what_is_sealed_is_taken_over_by_nobody(make: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_sealed_is_taken_over_by_nobody(
+    make_inbox: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(partials, "SILENCE_SECONDS", 0.0)
-    inbox = make()
+    inbox = make_inbox()
     storage = inbox.for_user("ana", send_id=FIRST)
     sealed = begin(storage, len(CONTENT))
     with sealed:
@@ -325,8 +313,8 @@ def test_what_is_sealed_is_taken_over_by_nobody(make: Callable[..., Inbox], monk
     assert (inbox.path / "ana/d/x").read_bytes() == CONTENT
 
 
-def test_a_send_that_offers_a_name_twice_does_not_take_it_from_itself(make: Callable[..., Inbox]) -> None:
-    storage = make().for_user("ana", send_id=FIRST)
+def test_a_send_that_offers_a_name_twice_does_not_take_it_from_itself(make_inbox: Callable[..., Inbox]) -> None:
+    storage = make_inbox().for_user("ana", send_id=FIRST)
     first = begin(storage, MIB)
     second = begin(storage, MIB)
     assert not isinstance(second, ResumableStaging)
@@ -334,8 +322,8 @@ def test_a_send_that_offers_a_name_twice_does_not_take_it_from_itself(make: Call
     assert finish(storage, first, CONTENT[MIB:]).outcome is Outcome.STORED
 
 
-def test_who_is_taken_over_before_the_first_byte_is_told(make: Callable[..., Inbox]) -> None:
-    inbox = make(quota=len(CONTENT))
+def test_who_is_taken_over_before_the_first_byte_is_told(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(quota=len(CONTENT))
     storage = inbox.for_user("ana", send_id=FIRST)
     break_off(storage)
     old = offer(storage)
@@ -354,9 +342,11 @@ def test_who_is_taken_over_before_the_first_byte_is_told(make: Callable[..., Inb
 # -- room ------------------------------------------------------------------------------------------------------
 
 
-def test_partial_files_count_towards_the_quota_and_are_no_obstacle_to_themselves(make: Callable[..., Inbox]) -> None:
+def test_partial_files_count_towards_the_quota_and_are_no_obstacle_to_themselves(
+    make_inbox: Callable[..., Inbox],
+) -> None:
     for restart in (False, True):  # counted up, and counted anew
-        inbox = make(quota=len(CONTENT))
+        inbox = make_inbox(quota=len(CONTENT))
         storage = inbox.for_user("ana", send_id=FIRST)
         if not restart:
             break_off(storage)
@@ -369,8 +359,8 @@ def test_partial_files_count_towards_the_quota_and_are_no_obstacle_to_themselves
     assert inbox.space._promised == 0
 
 
-def test_no_room_for_the_rest_leaves_what_is_here(make: Callable[..., Inbox]) -> None:
-    inbox = make(quota=len(CONTENT))
+def test_no_room_for_the_rest_leaves_what_is_here(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(quota=len(CONTENT))
     storage = inbox.for_user("ana", send_id=FIRST)
     break_off(storage, MIB)
     other = offer(storage, described(2 * MIB, name=Name.parse("y")))
@@ -397,13 +387,13 @@ def test_D01_a_disk_that_fills_up_leaves_nothing_of_a_large_file(tmpfs: Callable
 # -- restarts --------------------------------------------------------------------------------------------------
 
 
-def test_the_next_server_keeps_what_can_be_resumed_and_removes_the_rest(make: Callable[..., Inbox]) -> None:
-    inbox = make()
+def test_the_next_server_keeps_what_can_be_resumed_and_removes_the_rest(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox()
     storage = inbox.for_user("ana", send_id=FIRST)
     break_off(storage)
     for name in ("stray", "partial-" + "0" * 32, "7"):
         (inbox.path / STAGING_NAME / name).write_bytes(b"left")
-    inbox = make()
+    inbox = make_inbox()
     assert staged(inbox) == [partials.file_of("ana", str(X))]
     storage = inbox.for_user("ana", send_id=SECOND)
     assert finish(storage, offer(storage).stage(resume=True), CONTENT[2 * MIB :]).outcome is Outcome.STORED
@@ -431,14 +421,14 @@ def remove(path: Path) -> None:
 @pytest.mark.parametrize("change", [put_a_second_link, put_a_link, put_a_pipe, remove])
 @pytest.mark.parametrize("restart", [True, False])
 def test_what_is_no_file_of_ours_alone_is_only_ever_unlinked(
-    make: Callable[..., Inbox], change: Callable[[Path], None], restart: bool
+    make_inbox: Callable[..., Inbox], change: Callable[[Path], None], restart: bool
 ) -> None:
-    inbox = make()
+    inbox = make_inbox()
     storage = inbox.for_user("ana", send_id=FIRST)
     break_off(storage)
     change(inbox.path / STAGING_NAME / partials.file_of("ana", str(X)))
     if restart:
-        inbox = make()
+        inbox = make_inbox()
         assert staged(inbox) == []
     storage = inbox.for_user("ana", send_id=FIRST)
     assert here(storage) == 0
@@ -449,18 +439,18 @@ def test_what_is_no_file_of_ours_alone_is_only_ever_unlinked(
 
 
 def test_after_a_reboot_only_what_was_synced_is_offered(
-    make: Callable[..., Inbox], reboot: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    make_inbox: Callable[..., Inbox], reboot: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resumable, "SYNC_BYTES", MIB)
-    storage = make().for_user("ana", send_id=FIRST)
+    storage = make_inbox().for_user("ana", send_id=FIRST)
     staging = begin(storage, MIB + 10)
     staging.write(memoryview(CONTENT)[MIB + 10 : 2 * MIB])
     end(staging, TruncatedError("the end"))
-    offered = offer(make().for_user("ana", send_id=FIRST))
+    offered = offer(make_inbox().for_user("ana", send_id=FIRST))
     assert offered.have == 2 * MIB
     offered.drop()
     reboot()
-    inbox = make(quota=len(CONTENT))
+    inbox = make_inbox(quota=len(CONTENT))
     storage = inbox.for_user("ana", send_id=FIRST)
     offered = offer(storage)
     assert offered.have == MIB + 10
@@ -471,25 +461,25 @@ def test_after_a_reboot_only_what_was_synced_is_offered(
 
 
 def test_without_durability_nothing_is_offered_after_a_reboot(
-    make: Callable[..., Inbox], reboot: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    make_inbox: Callable[..., Inbox], reboot: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resumable, "SYNC_BYTES", MIB)
-    break_off(make(durable=False).for_user("ana", send_id=FIRST))
-    offered = offer(make(durable=False).for_user("ana", send_id=FIRST))
+    break_off(make_inbox(durable=False).for_user("ana", send_id=FIRST))
+    offered = offer(make_inbox(durable=False).for_user("ana", send_id=FIRST))
     assert offered.have == 2 * MIB
     offered.drop()
     reboot()
-    inbox = make(durable=False)
+    inbox = make_inbox(durable=False)
     assert offer(inbox.for_user("ana", send_id=FIRST)).have == 0
     assert staged(inbox) == []
 
 
 def test_D07_a_sync_that_failed_on_the_way_fails_the_file(
-    make: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
+    make_inbox: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the system says of it once it does not say again, so the commit's own sync would report success."""
     monkeypatch.setattr(resumable, "SYNC_BYTES", MIB)
-    inbox = make()
+    inbox = make_inbox()
     storage = inbox.for_user("ana", send_id=FIRST)
     real, failed = os.fsync, threading.Event()
 
@@ -512,8 +502,8 @@ def test_D07_a_sync_that_failed_on_the_way_fails_the_file(
     assert not (inbox.path / "ana/d/x").exists()
 
 
-def test_they_go_away_after_a_week(make: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch) -> None:
-    inbox = make(quota=len(CONTENT))
+def test_they_go_away_after_a_week(make_inbox: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox = make_inbox(quota=len(CONTENT))
     storage = inbox.for_user("ana", send_id=FIRST)
     break_off(storage)
     inbox.for_user("ana")
@@ -529,9 +519,9 @@ def test_they_go_away_after_a_week(make: Callable[..., Inbox], monkeypatch: pyte
     assert storage.room() == (len(CONTENT), None)
     monkeypatch.setattr(partials, "EXPIRY_SECONDS", 60.0)
     break_off(storage)
-    assert len(staged(make())) == 1
+    assert len(staged(make_inbox())) == 1
     monkeypatch.setattr(partials, "EXPIRY_SECONDS", 0.0)
-    assert staged(make()) == []
+    assert staged(make_inbox()) == []
 
 
 CHILD = """
@@ -550,7 +540,9 @@ time.sleep(60)
 """
 
 
-def test_kill_9_of_the_server_leaves_what_came_to_the_next_one(make: Callable[..., Inbox], tmp_path: Path) -> None:
+def test_kill_9_of_the_server_leaves_what_came_to_the_next_one(
+    make_inbox: Callable[..., Inbox], tmp_path: Path
+) -> None:
     (tmp_path / "inbox").mkdir(mode=0o700)
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path / "inbox")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -563,7 +555,7 @@ def test_kill_9_of_the_server_leaves_what_came_to_the_next_one(make: Callable[..
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()
-    inbox = make()
+    inbox = make_inbox()
     assert not inbox.notices
     assert staged(inbox) == [partials.file_of("ana", str(X))]
     storage = inbox.for_user("ana", send_id=FIRST)
@@ -573,8 +565,8 @@ def test_kill_9_of_the_server_leaves_what_came_to_the_next_one(make: Callable[..
     assert (inbox.path / "ana/d/x").read_bytes() == CONTENT
 
 
-def test_a_replaced_file_is_resumed_like_any_other(make: Callable[..., Inbox]) -> None:
-    inbox = make(on_conflict=OnConflict.REPLACE)
+def test_a_replaced_file_is_resumed_like_any_other(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(on_conflict=OnConflict.REPLACE)
     storage = inbox.for_user("ana", send_id=FIRST)
     break_off(storage)
     (inbox.path / "ana/d").mkdir()
@@ -582,3 +574,21 @@ def test_a_replaced_file_is_resumed_like_any_other(make: Callable[..., Inbox]) -
     assert finish(storage, offer(storage).stage(resume=True), CONTENT[2 * MIB :]).outcome is Outcome.REPLACED
     assert (inbox.path / "ana/d/x").read_bytes() == CONTENT
     assert staged(inbox) == []
+
+
+def test_what_came_in_part_is_gone_on_with_before_what_stands_there_is_compared(
+    make_inbox: Callable[..., Inbox],
+) -> None:
+    """Of the same size: it was compared when the first bytes were asked for, and is something else."""
+    inbox = make_inbox(on_conflict=OnConflict.REPLACE)
+    storage = inbox.for_user("ana", send_id=FIRST)
+    (inbox.path / "ana/d").mkdir()
+    (inbox.path / "ana/d/x").write_bytes(bytes(len(CONTENT)))
+    assert offer(storage).have == len(CONTENT)
+    staging = offer(storage, fresh=True).stage(resume=False)
+    staging.write(memoryview(CONTENT)[: 2 * MIB])
+    end(staging, TruncatedError("the end"))
+    offered = offer(storage)
+    assert (offered.have, offered.stands) == (2 * MIB, False)
+    assert finish(storage, offered.stage(resume=True), CONTENT[2 * MIB :]).outcome is Outcome.REPLACED
+    assert (inbox.path / "ana/d/x").read_bytes() == CONTENT

@@ -75,6 +75,20 @@ def test_C04_T19_T20_a_send_that_is_cut_goes_on_from_what_is_there(lab: Lab, lar
     assert lab.stored() == {"large": large.read_bytes()}
 
 
+def test_C04_a_file_that_takes_the_place_of_another_goes_on_as_well(lab: Lab, large: Path) -> None:
+    """Of the same size, so that the server has to be told twice that it has something else."""
+    server = lab.serve()
+    (lab.inbox / "ana").mkdir(mode=0o700)
+    (lab.inbox / "ana/large").write_bytes(bytes(SIZE))
+    with Chaos(server.port, Fault(chaos.cut_by_rst, UP, SIZE // 2)) as way:
+        code, (entry, _), err = ended(start(lab, way.port, large, "--on-conflict", "replace"))
+        assert way.used == 2
+    assert code == 0, err
+    assert entry["status"] == "replaced"
+    assert entry["resumed"] > SIZE // 4
+    assert lab.stored() == {"large": large.read_bytes()}
+
+
 def test_C04_without_retries_a_cut_is_the_end_and_the_next_send_goes_on(lab: Lab, large: Path) -> None:
     server = lab.serve()
     with Chaos(server.port, Fault(chaos.cut_by_rst, UP, SIZE // 2)) as way:

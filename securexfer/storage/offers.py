@@ -33,7 +33,6 @@ class LocalOffered:
 
     have = 0
     stands = False
-    known = True
 
     def __init__(
         self, storage: UserStorage, file: Description, found: os.stat_result | None, claim: Claim | None = None
@@ -43,6 +42,11 @@ class LocalOffered:
         self._file = file
         self._found = found
         self._claim = claim
+
+    @property
+    def known(self) -> bool:
+        """Whether its digest is; see Offered.known."""
+        return True
 
     def prefix(self, tick: Callable[[], None]) -> Prefix:  # noqa: ARG002 - it takes no time
         """Return the digest of nothing."""
@@ -72,13 +76,16 @@ class LocalOffered:
 class Beginning(LocalOffered):
     """A file of which another send left the beginning."""
 
-    known = False
-
     def __init__(self, storage: UserStorage, file: Description, hold: Hold) -> None:
         super().__init__(storage, file, None)
         self.have = hold.length
         self._hold = hold
         self._held = True
+
+    @property
+    def known(self) -> bool:
+        """Never: it has to be read."""
+        return False
 
     def prefix(self, tick: Callable[[], None]) -> Prefix:
         """Hash what is here; see Offered.prefix. Raises BusyError if another transfer takes it over meanwhile."""
@@ -124,7 +131,7 @@ class Standing(LocalOffered):
         self._digest = storage.inbox.index.find(storage.user, str(file.name), found)
 
     @property
-    def known(self) -> bool:  # type: ignore[override]  # of the others it is known beforehand
+    def known(self) -> bool:
         """Whether the index has its digest."""
         return self._digest is not None
 

@@ -154,6 +154,8 @@ class Partials:
         What came of it with another size or mtime is removed, and with `fresh` all that came. Raises OSError.
         """
         hold = Hold(self, user, file, owner, send_id)
+        if not fresh and not self._ledger.read(_FIND, hold.key):
+            return None
         try:
             with self._lock:
                 if not self._take_over(hold):

@@ -51,8 +51,7 @@ class UserStorage:
         """Set room aside for a file; see Storage.offer."""
         with Translated(file.name):
             found = self._find(file)
-            if found and found.st_size == file.size and stat.S_ISREG(found.st_mode) and file.size and not fresh:
-                return Standing(self, file, found)
+            # What came of it in part is first: it came because what stands there turned out to be something else.
             if self._is_resumable(file):
                 hold = self.inbox.partials.take(self.user, file, self, self._send_id, fresh=fresh)
                 if hold:
@@ -63,6 +62,8 @@ class UserStorage:
                         offered.drop()
                         raise
                     return offered
+            if found and found.st_size == file.size and stat.S_ISREG(found.st_mode) and file.size and not fresh:
+                return Standing(self, file, found)
             return LocalOffered(self, file, found, self.claim_room(file, found))
 
     def stage(self, file: Description) -> LocalStaging:

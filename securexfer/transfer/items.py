@@ -22,6 +22,7 @@ class Item:
     executable: bool = False
     directory: bool = False
     sent: int = 0  # of its bytes, those that the receiver has or that are on their way there
+    fresh: bool = False  # the receiver has something else of it, and is not to look at that again
     resumed: int = 0  # of them, those that the receiver had from an earlier send
     sha256: str | None = None
     # What the receiver said: stored, renamed, replaced, unchanged; or skipped, where the sender asked for that.

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from securexfer.errors import (
     ChangedError,
     NameTakenError,
     PeerTimeoutError,
     ProtocolError,
+    SecurexferError,
     SkippedError,
     SourceError,
     TruncatedError,
@@ -70,15 +71,20 @@ class Sender:
             self._send_once()
             while not self._sending.over:  # the last answers had something sent from its start, after Finish
                 self._send_once()
-        except (TruncatedError, PeerTimeoutError, KeyboardInterrupt):
-            with contextlib.suppress(TruncatedError):
+        except (TruncatedError, PeerTimeoutError):
+            with contextlib.suppress(TruncatedError):  # it may have said why it ends the session
+                self._out.hear()
+            raise
+        except KeyboardInterrupt:
+            with contextlib.suppress(SecurexferError):
                 self._out.hear()  # what the receiver has said before counts
             raise
         finally:
-            self._sending.take_back([item for item in self._items.values() if item.open])
             for item in self._items.values():
-                if item.error or item.outcome:  # known, but the server's answer to it did not come
+                item.fresh = False  # of what has come of it by now, it is to go on
+                if not item.open:  # known, but the server's answer to it did not come
                     self._watcher.ended(item)
+            self._sending.take_back([item for item in self._items.values() if item.open])
 
     def _send_once(self) -> None:
         """Make one request, and send what is left."""
@@ -130,20 +136,16 @@ class Sender:
                 if self._sending.over and not self._counted and not between:
                     self._count()
                 return
-            if between and item.directory:
-                sending.take_back([item])  # its offer is its end, and that waits for the end of what is being sent
-                return
             self._offer_one(item, eager=not between and self._new_in_a_row >= EAGER_AFTER)
 
     def _offer_one(self, item: Item, *, eager: bool) -> None:
-        fresh = bool(self._sending.fresh) and item in self._sending.fresh
         if item.directory:
             if not self._wishes.dry_run:
                 self._announce(item, DIRECTORY)
-        elif eager and item.size <= self._eager_limit and not fresh and not self._wishes.dry_run:
+        elif eager and item.size <= self._eager_limit and not item.fresh and not self._wishes.dry_run:
             self._send_eagerly(item)
         else:
-            self._unanswered.add(self._announce(item, FRESH if fresh else 0))
+            self._unanswered.add(self._announce(item, FRESH if item.fresh else 0))
 
     def _announce(self, item: Item, flags: int) -> int:
         number = self._conversation.last + 1
@@ -327,8 +329,8 @@ class Sender:
         error = refusal(refuse.reason, f"the server did not store {show(item.name)!r}: {show(refuse.detail)}")
         if isinstance(error, NameTakenError | SkippedError | ChangedError):
             self._new_in_a_row = 0  # there is something already
-        if isinstance(error, ChangedError) and item not in self._sending.fresh:
-            self._sending.fresh.add(item)
+        if isinstance(error, ChangedError) and not item.fresh:
+            item.fresh = True
         elif isinstance(error, SkippedError) and self._wishes.on_conflict == "skip":
             item.outcome = "skipped"
         elif item.open:
@@ -354,7 +356,7 @@ class Sender:
     def _ignore(self, _number: int, _message: messages.Alive | messages.Summary) -> None:
         """Nothing follows from it but that the server is there; what may come next, the conversation knows."""
 
-    _heard: dict[type, Any] = {  # noqa: RUF012 - never changed
+    _heard: ClassVar[dict[type, Any]] = {
         messages.Ready: _become_ready,
         messages.Accept: _accept,
         messages.Committed: _committed,

@@ -29,7 +29,6 @@ class Sending:
         self.limit = Limit(wishes.limit) if wishes.limit else None
         self.send_id = os.urandom(16)
         self.digests = DigestCache()
-        self.fresh: set[Item] = set()  # those of which the receiver has something else
         self.files = self.bytes = 0  # offered so far
         self.exhausted = False
         self._items = iter(items)
