@@ -398,6 +398,15 @@ def test_ctrl_c_on_a_terminal_gives_the_terminal_back(start: Callable[..., Demo]
     assert "Traceback" not in text
 
 
+def test_what_it_read_of_somebodys_files_is_not_remembered(start: Callable[..., Demo], tmp_path: Path) -> None:
+    file, cache = tmp_path / "measured", tmp_path / "cache"
+    file.write_bytes(b"x" * 1000)
+    time.sleep(2.1)  # what has changed more lately is not remembered anyway
+    code, _, err = start(file, more={"XDG_CACHE_HOME": str(cache)}).end()
+    assert code == 0, err
+    assert not cache.exists()
+
+
 def test_a_reader_who_leaves_early_leaves_nothing_behind(start: Callable[..., Demo]) -> None:
     reading, writing = os.pipe()
     demo = start(stdout=writing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import time
 from typing import TYPE_CHECKING
@@ -99,8 +100,12 @@ def _send_in_classroom(door: Login, line: Line, items: Iterable[Item], watcher: 
     """
     from securexfer.transfer.classroom.sender import Sender
 
-    left = [item for item in items if _suits_classroom(item, watcher)]
-    framing.encode_count(len(left))
+    with contextlib.ExitStack() as at_once:
+        at_once.callback(line.connection.close)
+        left = [item for item in items if _suits_classroom(item, watcher)]
+        framing.encode_count(len(left))
+        if left:
+            at_once.pop_all()
     while left:
         sender = Sender(line.connection, left, watcher, wishes.timeout)
         try:
