@@ -12,17 +12,13 @@ from hypothesis import strategies as st
 from securexfer.errors import ProtocolError
 from securexfer.names import MAX_NAME_BYTES
 from securexfer.wire import messages
+from securexfer.wire.fields import MAX_TRANSFER, Layout, Number, Octets, Text, Word
 from securexfer.wire.messages import (
     DATA,
     HEADER_SIZE,
     KINDS,
     MAX_DATA,
-    MAX_TRANSFER,
     UNKNOWN,
-    Number,
-    Octets,
-    Text,
-    Word,
     decode,
     decode_header,
     encode,
@@ -62,7 +58,7 @@ def plain(message: type) -> dict[str, Any]:
     return {name: edges(codec)[0][0] for name, codec in codecs(message).items()}
 
 
-def transfer_of(layout: messages.Layout) -> int:
+def transfer_of(layout: Layout) -> int:
     return 7 if layout.about_transfer else 0
 
 
@@ -81,7 +77,7 @@ def test_every_message_has_its_kind_and_every_kind_its_message() -> None:
 
 
 @by_name
-def test_every_edge_of_every_field_comes_back_as_it_was(layout: messages.Layout) -> None:
+def test_every_edge_of_every_field_comes_back_as_it_was(layout: Layout) -> None:
     transfer = transfer_of(layout)
     for name, codec in codecs(layout.message).items():
         for value in edges(codec)[0]:
@@ -94,7 +90,7 @@ def test_every_edge_of_every_field_comes_back_as_it_was(layout: messages.Layout)
 
 
 @by_name
-def test_one_over_every_edge_of_every_field_is_never_said(layout: messages.Layout) -> None:
+def test_one_over_every_edge_of_every_field_is_never_said(layout: Layout) -> None:
     for name, codec in codecs(layout.message).items():
         for value in edges(codec)[1]:
             with pytest.raises(ProtocolError):
@@ -102,7 +98,7 @@ def test_one_over_every_edge_of_every_field_is_never_said(layout: messages.Layou
 
 
 @by_name
-def test_F13_a_message_is_as_long_as_it_says(layout: messages.Layout) -> None:
+def test_F13_a_message_is_as_long_as_it_says(layout: Layout) -> None:
     whole = encode(layout.message(**plain(layout.message)), transfer_of(layout))[HEADER_SIZE:]
     for body in [*(whole[:end] for end in range(len(whole))), whole + b"\0", whole + bytes(70_000)]:
         with pytest.raises(ProtocolError):
@@ -111,7 +107,7 @@ def test_F13_a_message_is_as_long_as_it_says(layout: messages.Layout) -> None:
 
 @by_name
 def test_F13_a_length_that_the_kind_cannot_have_is_refused_before_its_bytes_are_waited_for(
-    layout: messages.Layout,
+    layout: Layout,
 ) -> None:
     transfer = transfer_of(layout)
     for length, right in [
@@ -130,7 +126,7 @@ def test_F13_a_length_that_the_kind_cannot_have_is_refused_before_its_bytes_are_
 
 
 @by_name
-def test_a_message_about_a_transfer_has_its_number_and_no_other_has_one(layout: messages.Layout) -> None:
+def test_a_message_about_a_transfer_has_its_number_and_no_other_has_one(layout: Layout) -> None:
     message = layout.message(**plain(layout.message))
     for transfer in (0, 1, MAX_TRANSFER):
         header = struct.pack(">II", layout.kind << 24 | layout.least, transfer)
@@ -177,7 +173,7 @@ def test_no_payload_is_announced_for_a_transfer_that_no_header_can_name() -> Non
 
 
 @by_name
-def test_F13_bits_and_words_without_a_meaning_are_refused(layout: messages.Layout) -> None:
+def test_F13_bits_and_words_without_a_meaning_are_refused(layout: Layout) -> None:
     body = bytearray(encode(layout.message(**plain(layout.message)), transfer_of(layout))[HEADER_SIZE:])
     place = 0
     for codec in codecs(layout.message).values():

@@ -19,7 +19,8 @@ from securexfer.storage import partials
 from securexfer.transfer import groups, intake, patience, receiver
 from securexfer.transfer.wishes import Wishes
 from securexfer.wire import messages
-from securexfer.wire.messages import KINDS, MAX_DATA, UNKNOWN, Number, Octets, Text, Word
+from securexfer.wire.fields import Number, Octets, Text, Word
+from securexfer.wire.messages import KINDS, MAX_DATA, UNKNOWN
 from securexfer.wire.order import CLIENT, CONNECTION, RECEIVER, SENDER, SERVER, TRANSFER, Conversation
 
 TEXT = (Path(__file__).parent.parent / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")

@@ -98,7 +98,7 @@ class _Workplace:
             raise ConfigurationError(
                 f"no temporary directory can be made: {error.strerror}", hint="Set TMPDIR to one that has room."
             ) from error
-        # Servers that this user has trusted must not matter here, whatever port we get; and nothing is left anywhere else.
+        # Servers that this user has trusted must not matter here, whatever port we get; and nothing is left elsewhere.
         self._environment["SECUREXFER_CONFIG"] = str(self.directory / "config")
         self._environment["XDG_CACHE_HOME"] = str(self.directory / "cache")
         return self
