@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -168,6 +169,15 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
             return place
 
         yield mount
+
+
+def pytest_configure() -> None:
+    """Take interrupts even where a shell started the tests in the background.
+
+    It then ignores them for all that it starts, and so would the programs that tests interrupt.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
