@@ -16,6 +16,7 @@ from hostile.oracles import Oracles, settle
 from hostile.speaking import ALIVE, FINISH, Speaker, data, eager, offer, put, start, trailer
 from lab import PASSWORD, Lab, Server
 
+from securexfer.transfer.groups import GROUP_FILES
 from securexfer.wire import messages
 
 if TYPE_CHECKING:
@@ -202,3 +203,15 @@ def test_F07_what_is_announced_costs_nothing_before_it_comes(lab: Lab) -> None:
         assert server.status("VmRSS") - before < MAX_GROWTH
         stranger.leave_by_reset(speaker.tls)
     assert lab.stored() == {}
+
+
+def test_what_is_durable_is_answered_for_although_more_keeps_coming(lab: Lab) -> None:
+    """Else a client that never pauses fills its window, and stands still until all of that is taken."""
+    server = lab.serve()
+    with speaking.ready(server.port, lab.ca, "ana", PASSWORD) as speaker:
+        speaker.say(*(eager(number, f"f{number}", b"x") for number in range(1, GROUP_FILES + 1)))
+        until = time.monotonic() + 10
+        while not select.select([speaker.tls], [], [], 0)[0]:
+            assert time.monotonic() < until, "no answer while more came"
+            speaker.say(ALIVE * 8192)  # more than the server has read, and so it always has something to read
+        assert speaker.until(messages.Committed).outcome == "stored"

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from securexfer.server import Server
     from securexfer.storage.local import Inbox
 
-_DESCRIPTORS = 65_536  # 512 sessions, each with a connection, an inbox and a group of unfinished files
+# So many that more than a hundred sessions take small files at full speed; short of them, a group is committed earlier.
+_DESCRIPTORS = 65_536
 
 
 class Durability(enum.StrEnum):

@@ -78,6 +78,8 @@ class Receiver:
     def _receive(self) -> None:
         frames, idle = self._frames, self._session.idle_seconds
         while True:
+            if self._intake and self._intake.groups.collectable:
+                self._answer(self._intake)  # although more has come: the client's window is not endless
             if frames.payload and self._intake:
                 if count := self._intake.move():
                     self._taken += count
@@ -116,8 +118,7 @@ class Receiver:
         intake = self._intake
         if intake:
             intake.groups.commit_if_idle()
-            if intake.answer():
-                self._spoke()
+            self._answer(intake)
         self._relieve()
         self._check_not_stopping()
         if self._frames.conversation.moving:
@@ -166,6 +167,10 @@ class Receiver:
         self._connection.post(self._frames.say(message))
         self._last_said = time.monotonic()
 
+    def _answer(self, intake: Intake) -> None:
+        if intake.answer():
+            self._spoke()
+
     def _spoke(self) -> None:
         """Note that answers were given: from now on it is the client's turn."""
         self._last_said = time.monotonic()
@@ -199,8 +204,6 @@ class Receiver:
     ) -> None:
         self._check_not_stopping()
         intake.take_whole(number, offer, content, digest)
-        if intake.groups.collectable and intake.answer():  # while more comes: the client's window is not endless
-            self._spoke()
         self._relieve()
 
     def _offer(self, number: int, offer: messages.Offer) -> None:
