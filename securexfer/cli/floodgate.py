@@ -16,7 +16,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from securexfer.events import ConnectionClosed, ConnectionOpened, LimitHit, LoginAccepted, LogSuppressed, StoreError
@@ -36,6 +35,7 @@ SOURCES = 4096  # remembered; the one not heard of for longest is forgotten, and
 TELL_SECONDS = 5.0  # between two reports of what was left out
 TOLD_SOURCES = 10  # in a line of their own, each time
 REST = "*"  # the address of all the others
+_STRANGE = (ConnectionOpened, StoreError, LimitHit)  # what strangers can cause beside the lines of their connections
 
 
 @dataclass(slots=True)
@@ -65,14 +65,14 @@ class _Stranger:
     """A connection that has not logged in; its opening, unless that is in the log already."""
 
     address: str
-    opening: tuple[datetime, Event] | None
+    opening: tuple[float, Event] | None
 
 
 class Floodgate:
     """Stands in front of the log. Every method may be called from any thread."""
 
-    def __init__(self, write: Callable[[datetime, Event], None], clock: Callable[[], float] = time.monotonic) -> None:
-        """Take what writes a line, which must not wait; `clock` counts seconds."""
+    def __init__(self, write: Callable[[float, Event], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """Take what writes a line of a moment (seconds since 1970), and must not wait; `clock` counts seconds."""
         self._write = write
         self._clock = clock
         self._lock = threading.Lock()
@@ -85,10 +85,12 @@ class Floodgate:
 
     def write(self, event: Event) -> None:
         """Write an event, keep it for later, or count it."""
-        moment = datetime.now(UTC)
+        moment = time.time()
         with self._lock:
             stranger = self._strangers.get(getattr(event, "connection", 0))
-            if isinstance(event, ConnectionOpened):
+            if stranger is None and not isinstance(event, _STRANGE):
+                self._write(moment, event)
+            elif isinstance(event, ConnectionOpened):
                 self._admit(moment, event)
             elif isinstance(event, StoreError) or (isinstance(event, LimitHit) and not event.user):
                 # While the database cannot be read, every stranger's login is an error of it.
@@ -97,7 +99,7 @@ class Floodgate:
                     self._write(moment, event)
                 else:
                     self._count(address, event)
-            elif stranger is None:
+            elif stranger is None:  # of a session that hit a limit
                 self._write(moment, event)
             elif isinstance(event, LoginAccepted):
                 self._welcome(event.connection, stranger)
@@ -126,7 +128,7 @@ class Floodgate:
 
     # -- with the lock ------------------------------------------------------------------------------------------
 
-    def _admit(self, moment: datetime, event: ConnectionOpened) -> None:
+    def _admit(self, moment: float, event: ConnectionOpened) -> None:
         told = self._take(event.address, CONNECTION_LINES)
         self._strangers[event.connection] = _Stranger(event.address, None if told else (moment, event))
         if told:
@@ -190,6 +192,4 @@ class Floodgate:
 
     def _say_of(self, address: str, sources: int, left_out: Counter[str]) -> None:
         self._all.lines -= 1
-        self._write(
-            datetime.now(UTC), LogSuppressed(address, sources, left_out.total(), dict(sorted(left_out.items())))
-        )
+        self._write(time.time(), LogSuppressed(address, sources, left_out.total(), dict(sorted(left_out.items()))))
