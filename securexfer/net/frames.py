@@ -13,12 +13,14 @@ from securexfer.errors import PeerTimeoutError, ProtocolError, TruncatedError
 from securexfer.wire.messages import (
     DATA,
     HEADER_SIZE,
+    STORED,
     Data,
     Offer,
     decode,
     decode_header,
     decode_whole,
     encode,
+    encode_stored,
     encode_whole,
 )
 from securexfer.wire.order import CLIENT, SERVER, Conversation
@@ -48,6 +50,10 @@ class Frames:
         kind = type(message)
         self.conversation.note(self._ourselves, kind, transfer, message.flags if isinstance(message, Offer) else 0)
         return encode(message, transfer)
+
+    def say_stored(self, transfer: int) -> bytes:
+        """Return the frame of STORED, sent now; raise ProtocolError if it may not be said."""
+        return encode_stored(transfer) if self.conversation.note_stored(transfer) else self.say(STORED, transfer)
 
     def say_whole(self, offer: Offer, transfer: int, content: bytes, digest: bytes) -> bytes:
         """Return the frames of a small file that is sent whole: its offer, its content, its digest."""

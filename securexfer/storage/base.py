@@ -9,8 +9,7 @@ The interface knows names, bytes and commits; it knows no descriptors and no ren
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,16 +37,14 @@ class Outcome(enum.StrEnum):
     UNCHANGED = "unchanged"
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """A file that is durable and visible under `stored_as`."""
 
     outcome: Outcome
     stored_as: Name
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
+class Description(NamedTuple):
     """What a sender says about a file: its name, its size in bytes, its mtime (None: the moment it is stored)."""
 
     name: Name

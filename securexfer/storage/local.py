@@ -92,6 +92,7 @@ class Inbox:
                 self.partials = Partials(ledger, self._staging)
                 self.partials.sweep()
                 self.quick = False  # whether a sync takes no time worth mentioning
+                self.made_with: int | None = None  # the mode that a file has here when it is made, if that is known
                 self._rehearse()
             self.space = FreeSpace(self._root, rules.reserve)
             self._held = stack.pop_all()
@@ -160,6 +161,7 @@ class Inbox:
                 return  # there may be room when a file comes; until then each is refused with that reason
             raise
         try:
+            self.made_with = stat.S_IMODE(os.fstat(descriptor).st_mode)
             self._rehearse_access(descriptor)
             self._rehearse_link(name)
             self.quick = self._rehearse_sync(descriptor) < QUICK_SECONDS

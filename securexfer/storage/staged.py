@@ -69,7 +69,9 @@ class LocalStaging:
         """Set the mode that the server's rules ask for and the mtime, and make them and the content durable."""
         rules, described = self._inbox.rules, self._described
         # Of the sender's mode, one bit at most: whether the owner may execute it.
-        set_access(self._descriptor, rules.group, rules.file_mode | 0o100 * described.executable)
+        mode = rules.file_mode | 0o100 * described.executable
+        if mode != self._inbox.made_with or rules.group is not None:
+            set_access(self._descriptor, rules.group, mode)
         if described.mtime_ns is not None:
             os.utime(self._descriptor, ns=(described.mtime_ns, described.mtime_ns))
         if rules.durable:

@@ -26,6 +26,7 @@ from securexfer.errors import (
 from securexfer.names import Name, NamePolicy, Parent
 from securexfer.storage.base import Committed as Stored
 from securexfer.storage.base import Description
+from securexfer.storage.base import Outcome as Done
 from securexfer.transfer.arrivals import Arrival
 from securexfer.transfer.groups import Groups
 from securexfer.wire import messages
@@ -332,6 +333,8 @@ class Intake:
             self.bytes += description.size
             session.stored(name, description.size, arrival.sha256, outcome, arrival.started)
         same = outcome.stored_as == description.name
+        if same and outcome.outcome is Done.STORED:
+            return self._frames.say_stored(number)
         return self._frames.say(
             messages.Committed(outcome.outcome.value, 0, "" if same else str(outcome.stored_as)), number
         )

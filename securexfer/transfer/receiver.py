@@ -85,10 +85,9 @@ class Receiver:
                     self._taken += count
                     self._deadline = time.monotonic() + idle
                     continue
-            elif self._intake and (whole := frames.hear_whole()):
+            elif self._intake and self._take_small(self._intake):
                 self._last_heard = now = time.monotonic()
                 self._deadline = now + idle
-                self._take_whole(self._intake, *whole)
                 continue
             elif heard := frames.hear():
                 number, message = heard
@@ -199,12 +198,17 @@ class Receiver:
             )
         )
 
-    def _take_whole(
-        self, intake: Intake, number: int, offer: messages.Offer, content: memoryview, digest: bytes
-    ) -> None:
+    def _take_small(self, intake: Intake) -> bool:
+        """Take the small files that have arrived whole, a buffer of them at most; return whether there were any."""
+        whole = self._frames.hear_whole()
+        if not whole:
+            return False
         self._check_not_stopping()
-        intake.take_whole(number, offer, content, digest)
+        while whole:
+            intake.take_whole(*whole)
+            whole = self._frames.hear_whole()
         self._relieve()
+        return True
 
     def _offer(self, number: int, offer: messages.Offer) -> None:
         self._check_not_stopping()

@@ -45,7 +45,7 @@ FLAG = Number("B", 1)
 class Layout:
     """How one kind of message is written."""
 
-    def __init__(self, kind: int, message: type, *, about_transfer: bool | None) -> None:
+    def __init__(self, kind: int, message: Any, *, about_transfer: bool | None) -> None:
         self.kind = kind
         self.message = message
         self.about_transfer = about_transfer
@@ -84,7 +84,8 @@ class Layout:
 
     def decode(self, body: bytes | memoryview) -> Any:
         """Return the message that a body holds; raise ProtocolError."""
-        if len(body) < self.least:
+        size = len(body)
+        if size < self.least:
             raise self._problem("it is too short")
         numbers = list(self._head.unpack_from(body))
         self._check(numbers)
@@ -95,16 +96,16 @@ class Layout:
         end = self._head.size
         for text in self._texts:
             start = end + 2
-            end = start + int.from_bytes(body[end:start], "big")
-            if end - start > text.most or end > len(body) or start > len(body):
+            end = start + (body[end] << 8 | body[end + 1] if start <= size else 0)
+            if end - start > text.most or end > size:
                 raise self._problem("a text is longer than it may be")
             try:
                 numbers.append(str(body[start:end], "utf-8"))
             except UnicodeDecodeError as error:
                 raise self._problem("a text is not UTF-8") from error
-        if end != len(body):
+        if end != size:
             raise self._problem("it is too long")
-        return self.message(*numbers)
+        return self.message._make(numbers)
 
     def check_transfer(self, transfer: int) -> None:
         """Raise ProtocolError if these messages cannot be about this transfer, 0 for the connection itself."""

@@ -194,6 +194,10 @@ _OFFER, _TRAILER = _LAYOUTS[Offer], _LAYOUTS[Trailer]
 _END = _TRAILER.kind << 24 | _TRAILER.least  # the first word of its header
 _WHOLE_TRAILER = HEADER_SIZE + _TRAILER.least
 
+STORED: Final = Committed("stored", 0, "")  # under the name that was offered, as nearly every file is
+_STORED_BODY: Final = _LAYOUTS[Committed].encode(STORED)
+_STORED_WORD: Final = _LAYOUTS[Committed].kind << 24 | len(_STORED_BODY)
+
 Message: TypeAlias = (
     Authenticate
     | Welcome
@@ -222,6 +226,11 @@ def encode(message: Message, transfer: int = 0) -> bytes:
     body = layout.encode(message)
     layout.check_transfer(transfer)
     return _HEADER.pack(layout.kind << 24 | len(body), transfer) + body
+
+
+def encode_stored(transfer: int) -> bytes:
+    """Return the frame of STORED, of which there is one for each of many small files."""
+    return _HEADER.pack(_STORED_WORD, transfer) + _STORED_BODY
 
 
 def encode_data(transfer: int, length: int) -> bytes:

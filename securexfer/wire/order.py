@@ -165,6 +165,13 @@ class Conversation:
         self.open[transfer] = COMPLETE
         return True
 
+    def note_stored(self, transfer: int) -> bool:
+        """Take note that the receiver says Committed of a transfer that is complete; False where `note` has to."""
+        if RECEIVER not in OPEN.get(self.state, ()) or self.open.get(transfer) != COMPLETE:
+            return False
+        del self.open[transfer]
+        return True
+
     def _note_transfer(self, role: str, message: type, transfer: int, flags: int) -> None:
         if role not in OPEN.get(self.state, ()):
             raise ProtocolError(f"the {role} spoke of transfer {transfer} in the state {self.state}")
