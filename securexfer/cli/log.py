@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from securexfer.cli.floodgate import TELL_SECONDS, Floodgate
 from securexfer.events import LogDropped
 from securexfer.names import show
+from securexfer.storage.base import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +48,7 @@ class Log:
     def __init__(self, stream: TextIO, log_format: LogFormat) -> None:
         self._stream = stream
         self._render = _as_json if log_format is LogFormat.JSON else _as_text
-        self._queue: SimpleQueue[tuple[float, Event] | None] = SimpleQueue()
+        self._queue: SimpleQueue[str | None] = SimpleQueue()
         self._dropped = 0
         self._closing = threading.Event()
         self._rest = b""  # of a line that was begun when the room ended
@@ -67,33 +68,33 @@ class Log:
         self._thread.join(2 * CLOSE_SECONDS)
 
     def _enqueue(self, moment: float, event: Event) -> None:
+        # Rendered here: two threads that take turns for that cost each small file more than its line does.
         if self._queue.qsize() < QUEUE_LINES:
-            self._queue.put((moment, event))
+            self._queue.put(self._render(moment, event))
         else:
             self._dropped += 1
 
     def _run(self) -> None:
         open_ = True
         while open_:
-            found: list[tuple[float, Event]] = []
+            found: list[str] = []
             with contextlib.suppress(Empty):
-                entry = self._queue.get(timeout=TELL_SECONDS)
-                while entry:
-                    found.append(entry)
+                line = self._queue.get(timeout=TELL_SECONDS)
+                while line:
+                    found.append(line)
                     if len(found) == BATCH_LINES:
                         break
-                    entry = self._queue.get_nowait()
-                open_ = entry is not None
+                    line = self._queue.get_nowait()
+                open_ = line is not None
             self._put_or_drop(found)
             if len(found) > FEW_LINES and open_:
                 # Many files end in a moment; a thread that woke for each would cost them as much as its lines.
                 self._closing.wait(GATHER_SECONDS)
             self._floodgate.report()
 
-    def _put_or_drop(self, entries: Sequence[tuple[float, Event]]) -> None:
-        lines = b"".join((self._render(*entry) + "\n").encode(errors="backslashreplace") for entry in entries)
+    def _put_or_drop(self, lines: Sequence[str]) -> None:
         try:
-            self._put(lines)
+            self._put("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 told = self._render(time.time(), LogDropped(dropped)) + "\n"
@@ -136,6 +137,7 @@ _ENCODERS: dict[type, Callable[[Any], str]] = {
     str: encode_basestring_ascii,
     int: repr,
     float: lambda seconds: repr(round(seconds, 4)),
+    Outcome: encode_basestring_ascii,
 }
 _templates: dict[type[Event], str] = {}
 

@@ -8,6 +8,7 @@ is noted of durable content alone. A row of a file that is gone is replaced when
 from __future__ import annotations
 
 import threading
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,10 +21,9 @@ MAX_FILES = 500_000  # the newest of them are kept: about 90 MiB of disk with na
 _TRIM_EVERY = 10_000  # rows
 _POSITIVE = 2**63 - 1  # of SQLite's integers; more than that would be an OverflowError
 _FIND = "SELECT size, mtime_ns, ctime_ns, inode, device, digest FROM files WHERE user = ? AND name = ?"
-_NOTE = (
-    "INSERT OR REPLACE INTO files (size, mtime_ns, ctime_ns, inode, device, digest, user, name) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_NOTE = "INSERT OR REPLACE INTO files (size, mtime_ns, ctime_ns, inode, device, digest, user, name) VALUES "
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?)"
+_ROWS = 32  # in one statement: two thirds of the time of as many statements, and 64 would save no more
 _TRIM = "DELETE FROM files WHERE number <= (SELECT max(number) FROM files) - ?"
 
 
@@ -56,7 +56,11 @@ class Index:
 
     def note(self, user: str, files: Sequence[tuple[str, os.stat_result, bytes]]) -> None:
         """Note names, what was found under them, and the SHA-256 of that."""
-        self._ledger.write(_NOTE, [(*identity(found), digest, user, name) for name, found, digest in files])
+        rows = [(*identity(found), digest, user, name) for name, found, digest in files]
+        many = len(rows) - len(rows) % _ROWS
+        batches = [list(chain.from_iterable(rows[start : start + _ROWS])) for start in range(0, many, _ROWS)]
+        self._ledger.write(_NOTE + ", ".join([_ROW] * _ROWS), batches)
+        self._ledger.write(_NOTE + _ROW, rows[many:])
         with self._lock:
             self._untrimmed += len(files)
             if self._untrimmed < min(_TRIM_EVERY, self._max_files):
