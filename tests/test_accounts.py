@@ -24,6 +24,8 @@ import pytest
 from securexfer.accounts import passwords, sqlite
 from securexfer.accounts.database import Accounts
 from securexfer.accounts.passwords import BadHashError, PasswordHash, Profile, make_passphrase, new_password, normalise
+from securexfer.accounts.tables import SCHEMA_VERSION
+from securexfer.accounts.users import Permission
 from securexfer.errors import BusyError, ConfigurationError, UsageError
 
 if TYPE_CHECKING:
@@ -366,12 +368,123 @@ def test_A16_what_is_not_a_whole_users_database_is_refused(accounts: Accounts, p
 
 def test_A16_a_database_of_a_newer_version_is_refused_and_left_alone(accounts: Accounts, path: Path) -> None:
     accounts.close()
-    tamper(path, "UPDATE securexfer_schema SET version = 3")
+    tamper(path, "UPDATE securexfer_schema SET version = 99")
     before = path.read_bytes()
     for take in (Accounts.open, Accounts.create):
-        with pytest.raises(ConfigurationError, match="version 3"):
+        with pytest.raises(ConfigurationError, match="version 99"):
             take(path)
     assert path.read_bytes() == before
+
+
+# What version 2 made, to the letter.
+VERSION_2 = """
+    PRAGMA journal_mode = WAL;
+    CREATE TABLE securexfer_schema (version INTEGER NOT NULL);
+    CREATE TABLE users (
+        name VARCHAR(32) NOT NULL, hash VARCHAR(512), disabled BOOLEAN NOT NULL, created BIGINT NOT NULL,
+        changed BIGINT NOT NULL, failures INTEGER NOT NULL, epoch BIGINT NOT NULL, PRIMARY KEY (name)
+    );
+    CREATE TABLE known_sources (
+        user VARCHAR(32) NOT NULL, source VARCHAR(64) NOT NULL, seen BIGINT NOT NULL, PRIMARY KEY (user, source)
+    );
+    INSERT INTO securexfer_schema VALUES (2);
+    INSERT INTO users VALUES ('alice', 'x', 0, 1, 2, 3, 4), ('bob', NULL, 1, 5, 6, 7, 8);
+    INSERT INTO known_sources VALUES ('alice', '192.0.2.1', 20000);
+    """
+
+
+@pytest.fixture
+def old(path: Path) -> Path:
+    """Return a database of version 2 with two users."""
+    path.touch(mode=0o600)
+    with contextlib.closing(sqlite3.connect(path)) as made:
+        made.executescript(VERSION_2)
+    return path
+
+
+def columns(path: Path) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        return raw.execute("PRAGMA table_info(users)").fetchall()
+
+
+def version_of(path: Path) -> list[tuple[int]]:
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        return raw.execute("SELECT version FROM securexfer_schema").fetchall()
+
+
+def test_a_database_of_the_version_before_becomes_one_of_this_and_keeps_what_it_holds(
+    old: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        with Accounts.open(old) as accounts:
+            held = {user.name: user for user in accounts.all()}
+            assert accounts.standing("alice", "192.0.2.1").known
+            accounts.add_all({"carol": "z"})
+        alice, bob = held["alice"], held["bob"]
+        assert (alice.hash, alice.disabled, alice.created.timestamp(), alice.failures) == ("x", False, 1, 3)
+        assert (bob.hash, bob.disabled, bob.changed.timestamp(), bob.failures) == (None, True, 6, 7)
+        assert {user.permissions for user in held.values()} == {frozenset()}
+        assert version_of(old) == [(SCHEMA_VERSION,)]
+    new = tmp_path / "new"
+    new.mkdir(mode=0o700)
+    Accounts.create(new / "users.db").close()
+    assert columns(old) == columns(new / "users.db")
+
+
+def test_a_database_becomes_one_of_this_version_once_however_many_open_it(old: Path) -> None:
+    opening = """
+        import sys; from pathlib import Path
+        from securexfer.accounts.database import Accounts
+        print("ready", flush=True)
+        sys.stdin.read(1)
+        with Accounts.open(Path(sys.argv[1])) as accounts:
+            print(len(accounts.all()))
+        """
+    with contextlib.closing(sqlite3.connect(old, isolation_level=None)) as raw:
+        raw.execute("BEGIN IMMEDIATE")  # so that all of them have seen the old version, and wait
+        processes = [run_python(opening, old, stdin=subprocess.PIPE) for _ in range(4)]
+        for process in processes:
+            assert process.stdin
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+            process.stdin.write("x")
+            process.stdin.flush()
+        time.sleep(0.5)
+        raw.execute("ROLLBACK")
+    assert [process.communicate(timeout=30)[0] for process in processes] == ["2\n"] * 4
+    assert version_of(old) == [(SCHEMA_VERSION,)]
+
+
+def test_A17_a_database_is_of_one_version_or_the_next_and_a_kill_in_between_changes_nothing(old: Path) -> None:
+    before = columns(old)
+    process = run_python(
+        """
+        import os, sys; from pathlib import Path
+        from securexfer.accounts import sqlite
+        from securexfer.accounts.database import Accounts
+        class Upgrades(dict):
+            def __getitem__(self, version):
+                if version == 3:
+                    os.kill(os.getpid(), 9)
+                return super().__getitem__(version)
+        sqlite.UPGRADES = Upgrades(sqlite.UPGRADES)
+        sqlite.SCHEMA_VERSION = 4
+        Accounts.open(Path(sys.argv[1]))
+        """,
+        old,
+    )
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    assert (columns(old), version_of(old)) == (before, [(2,)])
+    with Accounts.open(old) as accounts:
+        assert [user.name for user in accounts.all()] == ["alice", "bob"]
+
+
+def test_a_version_before_those_that_are_known_is_refused_and_left_alone(old: Path) -> None:
+    tamper(old, "UPDATE securexfer_schema SET version = 1")
+    with pytest.raises(ConfigurationError, match="version 1"):
+        Accounts.open(old)
+    assert version_of(old) == [(1,)]
 
 
 def tamper(path: Path, statement: str, *values: object) -> None:
@@ -429,12 +542,70 @@ def test_a_user_is_added_changed_and_removed(accounts: Accounts) -> None:
     assert [user.name for user in accounts.all()] == ["alice"]
 
 
+def test_H02_nobody_may_have_anything_opened_until_they_are_allowed_to(accounts: Accounts) -> None:
+    accounts.add("alice", "x")
+    accounts.add_all({"bob": "y", "carol": "z"})
+    assert [user.permissions for user in accounts.all()] == [frozenset()] * 3
+    assert [accounts.may_open(name) for name in ("alice", "bob", "carol")] == [False] * 3
+    accounts.allow("bob", Permission.OPEN)
+    assert [user.permissions for user in accounts.all()] == [frozenset(), {Permission.OPEN}, frozenset()]
+    assert [accounts.may_open(name) for name in ("alice", "bob", "carol")] == [False, True, False]
+
+
+def test_H02_who_is_denied_disabled_or_gone_may_not_from_that_moment_on(accounts: Accounts, path: Path) -> None:
+    """Asked each time, whoever changed it; a namesake who comes later has none of it."""
+    accounts.add("alice", "x")
+    with Accounts.open(path) as others:
+        others.allow("alice", Permission.OPEN)
+        assert accounts.may_open("alice")
+        others.deny("alice", Permission.OPEN)
+        assert not accounts.may_open("alice")
+        others.allow("alice", Permission.OPEN)
+        others.disable("alice")
+        assert not accounts.may_open("alice")
+        others.enable("alice")
+        assert accounts.may_open("alice")
+        others.set_password("alice", "y")
+        assert accounts.may_open("alice")
+        others.remove("alice")
+        assert not accounts.may_open("alice")
+        others.add("alice", "x")
+        assert not accounts.may_open("alice")
+    for name in ("nobody", "", "../x", "ALICE", "a\0"):
+        assert not accounts.may_open(name)
+
+
+def test_a_permission_changes_nothing_else_of_a_user_but_when_they_were_changed(accounts: Accounts) -> None:
+    began = time.time()
+    accounts.add("alice", "x")
+    accounts.add("bob", "y")
+    tamper(accounts.path, "UPDATE users SET created = 1, changed = 2, failures = 3, epoch = 4")
+    accounts.remember("alice", "192.0.2.1", 4)
+    bob = accounts.find("bob")
+    for change in (accounts.allow, accounts.deny):
+        change("alice", Permission.OPEN)
+        alice = accounts.find("alice")
+        assert alice
+        assert (alice.hash, alice.created.timestamp(), alice.failures, alice.disabled) == ("x", 1, 3, False)
+        assert abs(alice.changed.timestamp() - began) < 10
+        standing = accounts.standing("alice", "192.0.2.1")
+        assert (standing.known, standing.epoch) == (True, 4)
+        assert accounts.find("bob") == bob
+
+
 def test_somebody_who_is_there_or_is_not_there_is_a_usage_error_with_the_command(accounts: Accounts) -> None:
     accounts.add("alice", "first")
     with pytest.raises(UsageError) as caught:
         accounts.add("alice", "second")
     assert "securexfer user passwd alice" in caught.value.hint
-    for change in (accounts.disable, accounts.enable, accounts.remove, lambda name: accounts.set_password(name, "x")):
+    for change in (
+        accounts.disable,
+        accounts.enable,
+        accounts.remove,
+        lambda name: accounts.set_password(name, "x"),
+        lambda name: accounts.allow(name, Permission.OPEN),
+        lambda name: accounts.deny(name, Permission.OPEN),
+    ):
         with pytest.raises(UsageError, match="there is no user 'bob'") as caught:
             change("bob")
         assert "securexfer user list" in caught.value.hint
@@ -449,7 +620,7 @@ def test_somebody_who_is_there_or_is_not_there_is_a_usage_error_with_the_command
 def test_A25_names_outside_the_rule_are_refused_and_never_found(accounts: Accounts, name: str) -> None:
     with pytest.raises(UsageError, match="not an allowed user name"):
         accounts.add(name, "x")
-    tamper(accounts.path, "INSERT INTO users VALUES (?, 'x', 0, 0, 0, 0, 0)", name)
+    tamper(accounts.path, "INSERT INTO users VALUES (?, 'x', 0, 0, 0, 0, 0, 0)", name)
     assert accounts.find(name) is None
     accounts.remove(name)
 

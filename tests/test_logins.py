@@ -22,6 +22,7 @@ from securexfer.accounts import passwords
 from securexfer.accounts.database import Accounts
 from securexfer.accounts.logins import Logins
 from securexfer.accounts.passwords import CURRENT, PasswordHash, Profile
+from securexfer.accounts.users import Permission
 from securexfer.errors import (
     BusyError,
     ConfigurationError,
@@ -142,9 +143,9 @@ def test_the_right_password_logs_in_and_returns_the_record(accounts: Accounts) -
 def test_A01_A16_every_no_is_the_same_and_only_the_detail_differs(accounts: Accounts) -> None:
     """A row that turned bad at run time locks out its user alone, and never logs in."""
     logins = Logins(accounts)
-    tamper(accounts, "INSERT INTO users VALUES ('nohash', NULL, 0, 0, 0, 0, 0)")
+    tamper(accounts, "INSERT INTO users VALUES ('nohash', NULL, 0, 0, 0, 0, 0, 0)")
     for name, bad in (("huge", HUGE), ("bcrypt", "$2b$12$" + "x" * 53), ("empty", ""), ("blob", b"\0\xff"), ("n", 7)):
-        tamper(accounts, "INSERT INTO users VALUES (?, ?, 0, 0, 0, 0, 0)", name, bad)
+        tamper(accounts, "INSERT INTO users VALUES (?, ?, 0, 0, 0, 0, 0, 0)", name, bad)
     cases = {
         ("alice", "wrong password"): "wrong",
         ("alice", ""): "wrong",
@@ -206,7 +207,7 @@ def test_A02_every_no_costs_one_verification(accounts: Accounts, monkeypatch: py
     compute = passwords._compute
     monkeypatch.setattr(passwords, "_compute", watched)
     logins = Logins(accounts)
-    tamper(accounts, "INSERT INTO users VALUES ('nohash', NULL, 0, 0, 0, 0, 0), ('huge', ?, 0, 0, 0, 0, 0)", HUGE)
+    tamper(accounts, "INSERT INTO users VALUES ('nohash', NULL, 0, 0, 0, 0, 0, 0), ('huge', ?, 0, 0, 0, 0, 0, 0)", HUGE)
     cases: list[tuple[str, str | None]] = [
         ("alice", "wrong password"),
         ("nobody", PASSWORD),
@@ -526,3 +527,28 @@ def test_a_crowd_is_served_to_the_last_one(accounts: Accounts) -> None:
     wait_until(lambda: not any(caller.is_alive() for caller in both))
     assert [caller.outcome for caller in both] == ["ok", "ok"]
     assert logins._turns._free == 2
+
+
+# -- what a user may -------------------------------------------------------------------------------------------------
+
+
+def test_H02_who_may_have_files_opened_is_asked_of_the_database_each_time(accounts: Accounts) -> None:
+    logins = Logins(accounts)
+    assert not logins.may_open("alice")
+    accounts.allow("alice", Permission.OPEN)
+    assert logins.may_open("alice")
+    accounts.disable("alice")
+    assert not logins.may_open("alice")
+    assert not logins.may_open("nobody")
+
+
+def test_H02_nobody_may_while_the_database_fails_and_the_administrator_hears_of_it(accounts: Accounts) -> None:
+    events: list[object] = []
+    logins = Logins(accounts, observe=events.append)
+    accounts.allow("alice", Permission.OPEN)
+    away = accounts.path.rename(accounts.path.with_name("away.db"))
+    assert not logins.may_open("alice")
+    assert [type(event) for event in events] == [StoreError]
+    assert "alice" in str(events[0])
+    away.rename(accounts.path)
+    assert logins.may_open("alice")

@@ -206,7 +206,7 @@ def test_list_is_columns_for_programs_json_on_request_and_a_table_for_people(hom
     with Accounts.open(users) as accounts:
         accounts.disable("bob")
     with contextlib.closing(sqlite3.connect(users)) as raw:
-        raw.execute("INSERT INTO users VALUES ('\x1b[31mcarol', NULL, 0, 0, 0, 0, 0)")
+        raw.execute("INSERT INTO users VALUES ('\x1b[31mcarol', NULL, 0, 0, 0, 0, 0, 0)")
         raw.commit()
     lines = user(home, "list").stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [

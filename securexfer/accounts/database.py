@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from securexfer.accounts.sqlite import Database
 from securexfer.accounts.tables import sources, users
-from securexfer.accounts.users import Standing, User, check_user_name, is_user_name, today
+from securexfer.accounts.users import Permission, Standing, User, check_user_name, is_user_name, today
 from securexfer.errors import UsageError
 from securexfer.names import show
 
@@ -40,6 +40,11 @@ class Accounts(Database):
         """Return all users in the order of their names."""
         with self._reading() as connection:
             return [_user(row) for row in connection.execute(sa.select(users).order_by(users.c.name))]
+
+    def may_open(self, name: str) -> bool:
+        """Whether what that user sent may be opened now: not if they are denied it, disabled, or gone."""
+        found = self.find(name)
+        return found is not None and not found.disabled and Permission.OPEN in found.permissions
 
     def standing(self, name: str, source: str) -> Standing:
         """Return how a source stands with the account of that name, whether there is one or not."""
@@ -101,6 +106,14 @@ class Accounts(Database):
         with self._writing() as connection:
             self._change(connection, name, users.update().values(disabled=False, **_anew()))
 
+    def allow(self, name: str, permission: Permission) -> None:
+        """Give a user a permission; raise UsageError for an unknown one."""
+        self._permit(name, permission, allowed=True)
+
+    def deny(self, name: str, permission: Permission) -> None:
+        """Take a permission from a user; raise UsageError for an unknown one."""
+        self._permit(name, permission, allowed=False)
+
     def remove(self, name: str) -> None:
         """Remove a user, also one whose name would not be allowed now; raise UsageError for an unknown one."""
         with self._writing() as connection:
@@ -135,6 +148,11 @@ class Accounts(Database):
             done = connection.execute(users.update().where(users.c.name == name, users.c.hash == old).values(hash=new))
         return done.rowcount == 1
 
+    def _permit(self, name: str, permission: Permission, *, allowed: bool) -> None:
+        values = {f"may_{permission}": allowed, "changed": int(time.time())}
+        with self._writing() as connection:
+            self._change(connection, name, users.update().values(values))
+
     def _change(self, connection: sa.Connection, name: str, statement: sa.Update | sa.Delete) -> None:
         if connection.execute(statement.where(users.c.name == name)).rowcount == 0:
             raise self.unknown(name)
@@ -162,4 +180,6 @@ def _anew() -> dict[str, Any]:
 def _user(row: sa.Row[Any]) -> User:
     created, changed = (datetime.fromtimestamp(seconds, UTC) for seconds in (row.created, row.changed))
     # SQLite keeps whatever was put into a column: what is no text is no hash either.
-    return User(row.name, None if row.hash is None else str(row.hash), row.disabled, created, changed, row.failures)
+    password = None if row.hash is None else str(row.hash)
+    permissions = frozenset({Permission.OPEN} if row.may_open else ())
+    return User(row.name, password, row.disabled, created, changed, row.failures, permissions)

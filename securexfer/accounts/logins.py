@@ -91,6 +91,17 @@ class Logins:
                 self._logged_in[found.name, source] = standing.epoch
         return found
 
+    def may_open(self, name: str) -> bool:
+        """Whether what that user sent may be opened now, as the database says at this moment.
+
+        Not if the database fails: the administrator hears of that.
+        """
+        try:
+            return self._accounts.may_open(name)
+        except SecurexferError as error:
+            self._observe(StoreError(f"what user {name} sent is not opened: {error.message}"))
+            return False
+
     def close(self) -> None:
         """Refuse every check from now on, those that wait included; those that run come to their end."""
         self._turns.close()

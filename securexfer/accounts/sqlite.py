@@ -20,7 +20,7 @@ import sqlalchemy as sa
 import sqlalchemy.dialects.sqlite
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
-from securexfer.accounts.tables import SCHEMA_VERSION, metadata, schema, users
+from securexfer.accounts.tables import SCHEMA_VERSION, UPGRADES, metadata, schema, users
 from securexfer.errors import BusyError, ConfigurationError
 from securexfer.files import check_private, create_private, lock_directory, sync_directory
 
@@ -91,7 +91,7 @@ class Database:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the database at `path`.
+        """Open the database at `path`; one that an older version made becomes one of this version.
 
         Raises ConfigurationError, with the command that mends it, if there is none, if it is a link or others can
         get at it, if it is damaged, is no users' database, or was made by a newer version.
@@ -100,6 +100,9 @@ class Database:
         try:
             with accounts._reading() as connection:
                 accounts._check_content(connection)
+                outdated = _version(connection) != SCHEMA_VERSION
+            if outdated:
+                accounts._upgrade()
         except BaseException:
             accounts.close()
             raise
@@ -174,12 +177,20 @@ class Database:
             problem = "is not a users' database"
         if problem:
             raise self._unusable(problem)
-        version = connection.execute(sa.select(sa.func.max(schema.c.version))).scalar()
-        if version != SCHEMA_VERSION:
+        version = _version(connection)
+        if version != SCHEMA_VERSION and version not in UPGRADES:
             raise ConfigurationError(
                 f"the users' database {self.path} has version {version}; this securexfer knows {SCHEMA_VERSION}",
                 hint=f"Install the securexfer that made it, or a newer one; or {self._begin_anew()}",
             )
+
+    def _upgrade(self) -> None:
+        """Make the database one of this version: wholly, or not at all if it is killed meanwhile."""
+        with self._writing() as connection:
+            # Asked again: another process may have been faster.
+            for version in range(_version(connection), SCHEMA_VERSION):
+                connection.exec_driver_sql(UPGRADES[version])
+            connection.execute(schema.update().values(version=SCHEMA_VERSION))
 
     def _unusable(self, problem: str) -> ConfigurationError:
         return ConfigurationError(
@@ -217,6 +228,10 @@ def _begin(connection: sa.Connection) -> None:
     # one that has read first could no longer wait for another.
     writing = connection.get_execution_options().get("writing")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def _version(connection: sa.Connection) -> Any:
+    return connection.scalar(sa.select(sa.func.max(schema.c.version)))
 
 
 def _files_of(path: Path) -> list[Path]:

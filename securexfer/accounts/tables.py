@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# What makes a database of that version one of the next.
+UPGRADES = {2: "ALTER TABLE users ADD COLUMN may_open BOOLEAN DEFAULT 0 NOT NULL"}
 
 metadata = sa.MetaData()
 schema = sa.Table("securexfer_schema", metadata, sa.Column("version", sa.Integer, nullable=False))
@@ -18,6 +20,7 @@ users = sa.Table(
     sa.Column("changed", sa.BigInteger, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),  # see guessing.py
     sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("may_open", sa.Boolean, nullable=False, server_default=sa.false()),  # see Permission in users.py
 )
 sources = sa.Table(
     "known_sources",

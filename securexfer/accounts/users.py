@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import time
 from dataclasses import dataclass, field
@@ -17,9 +18,18 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 NAME_RULE = "A user name is 1 to 32 of a-z, 0-9, dot, dash and underscore, beginning with a letter or a digit."
 
 
+class Permission(enum.StrEnum):
+    """What a user may beyond sending files. Nobody may at first."""
+
+    OPEN = "open"  # have what they send shown or run by a server that opens files at all
+
+
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user as the database holds them: `changed` is when somebody last set the password, disabled or enabled."""
+    """A user as the database holds them.
+
+    `changed` is when somebody last set the password, disabled or enabled the user, or allowed or denied something.
+    """
 
     name: str
     hash: str | None = field(repr=False)  # None: may not log in with a password
@@ -27,6 +37,7 @@ class User:
     created: datetime
     changed: datetime
     failures: int = 0  # logins that strangers failed in a row
+    permissions: frozenset[Permission] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
