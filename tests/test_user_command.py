@@ -22,6 +22,7 @@ import pytest
 
 from securexfer.accounts.database import Accounts
 from securexfer.accounts.passwords import PasswordHash
+from securexfer.accounts.users import Permission
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,6 +132,42 @@ def test_remove_disable_and_enable_say_what_they_did(home: Path, users: Path) ->
     assert held(users).keys() == {"alice"}
 
 
+def test_H02_allow_and_deny_say_what_they_did_and_how_to_undo_it(home: Path, users: Path) -> None:
+    def may() -> list[bool]:
+        with Accounts.open(users) as accounts:
+            return [accounts.may_open("alice"), accounts.may_open("bob")]
+
+    assert may() == [False, False]
+    done = user(home, "allow", "alice", "open")
+    assert "What alice sends is opened from now on, if the server was started with --open." in done.stderr
+    assert done.stdout == ""
+    assert may() == [True, False]
+    undo = shlex.split(done.stderr.strip().rpartition("securexfer user ")[2])
+    assert undo == ["deny", "alice", "open"]
+    done = user(home, *undo)
+    assert "never opened" in done.stderr
+    assert may() == [False, False]
+    user(home, *shlex.split(done.stderr.strip().rpartition("securexfer user ")[2]))
+    assert may() == [True, False]
+
+
+@pytest.mark.parametrize("command", ["allow", "deny"])
+def test_a_permission_or_a_user_that_is_not_there_is_exit_2_and_says_what_to_type(
+    home: Path, users: Path, command: str
+) -> None:
+    for word in ("run", "Open", "", "open,run", "alice", "\x1b[2J"):
+        done = user(home, command, "alice", word, code=2)
+        assert "there is no permission" in done.stderr
+        assert "\x1b" not in done.stderr
+        assert done.stderr.strip().endswith(f"securexfer user {command} NAME open")
+    done = user(home, command, "carol", "open", code=2)
+    assert "there is no user 'carol'" in done.stderr
+    assert done.stderr.strip().endswith("securexfer user list")
+    assert "PERMISSION" in user(home, command, "alice", code=2).stderr
+    with Accounts.open(users) as accounts:
+        assert not accounts.may_open("alice")
+
+
 @pytest.mark.parametrize("command", ["passwd", "remove", "disable", "enable"])
 def test_a_user_who_is_not_there_is_exit_2_and_names_list(home: Path, users: Path, command: str) -> None:
     done = user(home, command, "carol", code=2)
@@ -205,6 +242,7 @@ def test_the_prompt_asks_twice_and_shows_nothing(home: Path) -> None:
 def test_list_is_columns_for_programs_json_on_request_and_a_table_for_people(home: Path, users: Path) -> None:
     with Accounts.open(users) as accounts:
         accounts.disable("bob")
+        accounts.allow("bob", Permission.OPEN)
     with contextlib.closing(sqlite3.connect(users)) as raw:
         raw.execute("INSERT INTO users VALUES ('\x1b[31mcarol', NULL, 0, 0, 0, 0, 0, 0)")
         raw.commit()
@@ -216,18 +254,21 @@ def test_list_is_columns_for_programs_json_on_request_and_a_table_for_people(hom
         ["bob", "disabled"],
     ]
     assert re.fullmatch(r"alice +active +\d{4}-\d\d-\d\d \d\d:\d\d  \d{4}-\d\d-\d\d \d\d:\d\d", lines[2])
+    assert re.fullmatch(r"bob +disabled +\d{4}-\d\d-\d\d \d\d:\d\d  \d{4}-\d\d-\d\d \d\d:\d\d  open", lines[3])
     records = [json.loads(line) for line in user(home, "list", "--json").stdout.splitlines()]
     assert [(record["user"], record["state"]) for record in records] == [
         ("\x1b[31mcarol", "no password"),
         ("alice", "active"),
         ("bob", "disabled"),
     ]
-    assert records[1].keys() == {"user", "state", "failures", "created", "changed"}
+    assert records[1].keys() == {"user", "state", "permissions", "failures", "created", "changed"}
+    assert [record["permissions"] for record in records] == [[], [], ["open"]]
     assert records[0]["created"] == "1970-01-01T00:00:00+00:00"
     code, shown = at_terminal(home, ["list"], [])
     assert code == 0
     assert "┃" in shown
     assert "\\x1b[31mcarol" in shown
+    assert "open" in shown
 
 
 def test_list_of_nobody_says_how_to_add_the_first(home: Path) -> None:

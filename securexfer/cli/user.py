@@ -1,4 +1,7 @@
-"""`securexfer user`: who may log in, kept in the users' database of a server. In force at once, without a restart."""
+"""`securexfer user`: who may log in, and what else they may, kept in the users' database of a server.
+
+In force at once, without a restart.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,15 @@ if TYPE_CHECKING:
 
     from securexfer.accounts.database import Accounts
     from securexfer.accounts.roster import Roster
-    from securexfer.accounts.users import User
+    from securexfer.accounts.users import Permission, User
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", show_default=False)]
+PermissionArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="PERMISSION", help="open: what the user sends is opened, by `serve --open`.", show_default=False
+    ),
+]
 
 
 def add(
@@ -98,6 +107,35 @@ def enable(context: typer.Context, name: NameArgument, users: UsersOption = None
     note(f"{name} can log in again, from everywhere, with the password from before.")
 
 
+def allow(
+    context: typer.Context,
+    name: NameArgument,
+    permission: PermissionArgument,
+    users: UsersOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Let a user do more than send files. Nobody may at first."""
+    with _opened(_database(context, users, home)) as accounts:
+        allowed = _permission(permission, accounts, "allow")
+        accounts.allow(name, allowed)
+        note(f"What {name} sends is opened from now on, if the server was started with --open.")
+        note(f"To undo it: {accounts.command(f'deny {name} {allowed}')}")
+
+
+def deny(
+    context: typer.Context,
+    name: NameArgument,
+    permission: PermissionArgument,
+    users: UsersOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Take a permission from a user."""
+    with _opened(_database(context, users, home)) as accounts:
+        denied = _permission(permission, accounts, "deny")
+        accounts.deny(name, denied)
+        note(f"What {name} sends is stored and never opened. To undo it: {accounts.command(f'allow {name} {denied}')}")
+
+
 def list_users(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
@@ -112,9 +150,12 @@ def list_users(
     if as_json:
         for user in found:
             times = {"created": user.created.isoformat(), "changed": user.changed.isoformat()}
-            print(json.dumps({"user": user.name, "state": _state(user), "failures": user.failures, **times}))
+            told = {"user": user.name, "state": _state(user), "permissions": sorted(user.permissions)}
+            print(json.dumps({**told, "failures": user.failures, **times}))
     elif found:
-        _show_table([(show(user.name), _described(user), *_times(user)) for user in found])
+        _show_table(
+            [(show(user.name), _described(user), *_times(user), ", ".join(sorted(user.permissions))) for user in found]
+        )
 
 
 def import_roster(
@@ -155,13 +196,15 @@ def import_roster(
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Say who may log in.")
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Say who may log in, and what else they may.")
     group.command("add")(add)
     group.command("passwd")(passwd)
     group.command("remove")(remove)
     group.command("list")(list_users)
     group.command("disable")(disable)
     group.command("enable")(enable)
+    group.command("allow")(allow)
+    group.command("deny")(deny)
     group.command("import")(import_roster)
     app.add_typer(group, name="user")
 
@@ -181,6 +224,18 @@ def _opened(path: Path, *, make: bool = False) -> Iterator[Accounts]:
 
     with acting_for(path.parent), Accounts.create(path) if make else Accounts.open(path) as accounts:
         yield accounts
+
+
+def _permission(word: str, accounts: Accounts, command: str) -> Permission:
+    from securexfer.accounts.users import Permission
+
+    try:
+        return Permission(word)
+    except ValueError:
+        raise UsageError(
+            f"there is no permission {show(word)!r}; the one there is: {Permission.OPEN}",
+            hint=f"Write it behind the user's name: {accounts.command(f'{command} NAME {Permission.OPEN}')}",
+        ) from None
 
 
 def _new_password(name: str, *, from_stdin: bool, file: Path | None) -> str:
@@ -209,8 +264,8 @@ def _times(user: User) -> tuple[str, str]:
     return created, changed
 
 
-def _show_table(rows: list[tuple[str, str, str, str]]) -> None:
-    header = ("user", "state", "created", "changed")
+def _show_table(rows: list[tuple[str, str, str, str, str]]) -> None:
+    header = ("user", "state", "created", "changed", "may")
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
