@@ -27,7 +27,7 @@ FLOORS = (
     {"net", "storage", "accounts", "certificates", "profiles"},
     {"wire"},
     {"hosts", "files", "privileges", "workers"},
-    {"names", "events", "dumps"},
+    {"names", "events", "dumps", "amounts"},
     {"errors"},
     {"__init__"},
 )

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
 
 import typer
 
+from securexfer import amounts
+
 MIN_RATE = 10_000  # bytes a second; slower than the slowest link there is, and waits would look like a lost connection
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-_MAX_SIZE = 2**63 - 1  # what a file system's signed offsets can say
 
 
 def parse_size(text: str) -> int:
     """Return a number of bytes written as 500M, 2G, 64Ki or plain digits."""
-    found = re.fullmatch(r"([0-9]{1,19})(|[kMGT]|[KMGT]i)B?", text)
-    size = int(found[1]) * _UNITS[found[2]] if found else -1
-    if not 0 <= size <= _MAX_SIZE:
-        raise typer.BadParameter(f"{text!r} is not a size; write it as 500M, 2G, 64Ki or a number of bytes")
-    return size
+    try:
+        return amounts.parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def parse_rate(text: str) -> int:
