@@ -137,10 +137,17 @@ def show(text: str, limit: int = 200) -> str:
     """Return `text` safe for a terminal and a log: escaped, on one line, cut with a mark after `limit`."""
     if text.isprintable() and "\\" not in text and len(text) <= limit:
         return text
-    shown = "".join(
-        character if character.isprintable() and character != "\\" else _escape(character) for character in text[:limit]
-    )
-    return shown + ("…" if len(text) > limit else "")
+    return escape(text[:limit].replace("\\", "\\\\")) + ("…" if len(text) > limit else "")
+
+
+def escape(text: str) -> str:
+    """Return `text` with an escape for whatever could move, hide or change something where it is shown.
+
+    A backslash stays one: who has to tell an escape from what was written doubles those that were.
+    """
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else _escape(character) for character in text)
 
 
 def _escape(character: str) -> str:
