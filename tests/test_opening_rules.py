@@ -240,7 +240,7 @@ def test_a_file_that_is_not_there_or_no_file_is_told(path: Path) -> None:
         read_rules(path.with_name("x" * 300))
 
 
-def test_K09_whoever_can_change_the_rules_is_their_owner_alone(path: Path) -> None:
+def test_whoever_can_change_the_rules_is_their_owner_alone(path: Path) -> None:
     """They say what is run; anybody may read them."""
     rules_of(path, "")
     path.chmod(0o644)
