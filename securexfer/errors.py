@@ -48,6 +48,12 @@ class ConfigurationError(SecurexferError):
     reason = "CONFIG"
 
 
+class SandboxError(ConfigurationError):
+    """Nothing that was sent is run without its sandbox. See docs/troubleshooting.md."""
+
+    reason = "SANDBOX"
+
+
 # -- 3: the server cannot be trusted -----------------------------------------------------------------------
 
 
