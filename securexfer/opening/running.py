@@ -75,6 +75,7 @@ class Running:
         self._gone = True
         self._output = bytearray()
         self._count = 0  # bytes of output in all
+        self._flood = 0  # the same, and what was written where only bubblewrap should write
         self._said = bytearray()
         self._info = bytearray()
 
@@ -89,7 +90,7 @@ class Running:
             now = time.monotonic()
             if self._is_late(now):
                 self._why = "time"
-            elif self._count > self._limits.output * _FLOOD:
+            elif self._flood > self._limits.output * _FLOOD:
                 self._why = "output"
             elif now - asked >= _LOOK_SECONDS:
                 asked = now
@@ -159,9 +160,11 @@ class Running:
 
     def _take_output(self, piece: bytes) -> None:
         self._count += len(piece)
+        self._flood += len(piece)
         self._output += piece[: self._limits.output - len(self._output)]
 
     def _take_said(self, piece: bytes) -> None:
+        self._flood += len(piece)
         self._said = (self._said + piece)[-_SAID_BYTES:]
 
     def _take_info(self, piece: bytes) -> None:
