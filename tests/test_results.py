@@ -14,6 +14,7 @@ from securexfer.opening.results import Reader
 from securexfer.opening.supervisor import END, ENTRY, FILE, HEAD, MAGIC, UNUSABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 HEADED = HEAD.pack(MAGIC, supervisor.EXIT, 0)
@@ -108,3 +109,10 @@ def test_files_of_a_spool_have_no_names(tmp_path: Path) -> None:
 def test_a_spool_that_cannot_be_written_to_is_no_error_of_ours(tmp_path: Path) -> None:
     reader = read(HEADED + file(b"a", b"1") + OVER, spool=tmp_path / "nothing")
     assert (reader.problem, reader.results) == ("no room for it: No such file or directory", [])
+
+
+@pytest.mark.root
+def test_a_spool_that_is_full_is_no_error_of_ours(tmpfs: Callable[[str], Path]) -> None:
+    said = HEADED + file(b"a", b"1") + file(b"b", b"x" * 100_000) + OVER
+    reader = read(said, most_bytes=200_000, spool=tmpfs("size=64k"))
+    assert (reader.problem, reader.results) == ("no room for it: No space left on device", [])

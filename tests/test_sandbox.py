@@ -14,8 +14,8 @@ import pytest
 from boxes import holds, needs_bubblewrap, reachable, run, running
 from lab import wait_until
 
-from securexfer.errors import SandboxError
-from securexfer.opening import proving
+from securexfer.errors import ConfigurationError, SandboxError
+from securexfer.opening import interpreters, proving
 from securexfer.opening.limits import Limits
 
 pytestmark = needs_bubblewrap
@@ -116,8 +116,27 @@ def test_a_python_that_was_installed_elsewhere_is_found_with_all_it_needs() -> N
         (directory / f"built/bin/{name}").chmod(0o755)
         (directory / f"built/lib/{name}").symlink_to(f"/usr/lib/{name}")
         (directory / "links/python").symlink_to(f"../built/bin/{name}")
-        box = run("import json, sys; print(sys.base_prefix)", python=directory / "links/python")
-        assert box.lines == [str(directory / "built")], box
+        (directory / "links/secret").write_text("canary")
+        environment = directory / "environment"
+        subprocess.run(
+            [str(directory / f"built/bin/{name}"), "-m", "venv", "--without-pip", str(environment)], check=True
+        )
+        (environment / "bin/python").unlink()
+        (environment / "bin/python").symlink_to(directory / "links/python")
+        text = f"import json, os, sys; print(sys.base_prefix, os.path.exists('{directory}/links/secret'))"
+        for python in (directory / "links/python", environment):
+            box = run(text, python=python)
+            assert box.lines == [f"{directory}/built False"], box
+
+
+@pytest.mark.parametrize("place", ["data", "home"])
+def test_a_python_where_something_else_is_meant_to_be_is_an_error(place: str, tmp_path: Path) -> None:
+    """What stands for it here says of itself that it is there."""
+    (tmp_path / "python").write_text(f"""#!/bin/sh\necho '["/{place}/x", "/{place}/x", "/usr", "/usr"]'\n""")
+    (tmp_path / "python").chmod(0o755)
+    with pytest.raises(ConfigurationError) as error:
+        interpreters.find(tmp_path / "python")
+    assert f"needs /{place}/x, which cannot be shown" in error.value.message
 
 
 @pytest.mark.parametrize(

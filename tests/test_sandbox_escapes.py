@@ -54,7 +54,7 @@ def test_H07_no_descriptor_and_no_environment_but_what_is_meant_is_there() -> No
     try:
         box = run(
             "import os; found = os.listdir('/proc/self/fd'); print(found[:3], len(found), dict(os.environ))",
-            before=("env", "SECRET=canary", "PYTHONPATH=/tmp", "LD_PRELOAD="),
+            before=("env", "SECRET=canary", "PYTHONHASHSEED=0", "LD_PRELOAD="),
         )
     finally:
         os.close(opened)

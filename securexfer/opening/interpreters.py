@@ -18,17 +18,17 @@ SYSTEM_PYTHON = Path("/usr/bin/python3")
 
 _ASK = "import json, sys; print(json.dumps([sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]))"
 _SECONDS = 30.0  # for an interpreter to start, from a slow disk too
-# What has a meaning of its own in the sandbox, or would show more than a Python. /usr is there anyway.
+# What has a meaning of its own in the sandbox, or would show much more than a Python. /usr is there anyway.
 _TAKEN = ("/data", "/out", "/proc", "/dev", "/sys", "/script.py", "/supervisor.py")
 _TOO_MUCH = ("/", "/home", "/root", "/etc", "/var", "/opt", "/srv", "/mnt", "/media", "/run")
 
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """A Python: how it is called, and the directories outside of /usr that it needs."""
+    """A Python: how it is called, and what is needed outside of /usr, as bubblewrap's arguments."""
 
     command: tuple[str, ...]
-    directories: tuple[Path, ...]
+    shown: tuple[str, ...] = ()
 
 
 def find(python: Path | None) -> Interpreter:
@@ -36,23 +36,36 @@ def find(python: Path | None) -> Interpreter:
 
     Runs it once, to ask it. Raises ConfigurationError if it does not answer, or cannot be shown in the sandbox.
     """
+    if not SYSTEM_PYTHON.exists():  # it runs the supervisor, too
+        raise ConfigurationError(f"{SYSTEM_PYTHON} is not there", hint="apt install python3")
     if python is None:
-        if not SYSTEM_PYTHON.exists():
-            raise ConfigurationError(f"{SYSTEM_PYTHON} is not there", hint="apt install python3")
         # Without `site`, which would look for packages: the system's own are nobody's wish here.
-        return Interpreter((str(SYSTEM_PYTHON), "-I", "-S"), ())
+        return Interpreter((str(SYSTEM_PYTHON), "-I", "-S"))
     program = (python / "bin" / "python" if python.is_dir() else python).absolute()
     prefixes = [Path(prefix).absolute() for prefix in _ask(program)]
-    needed = {path.resolve() for path in prefixes} | set(prefixes) | _links(program)
-    outside = sorted(path for path in needed if not path.is_relative_to("/usr"))
-    directories = tuple(path for path in outside if not any(path != up and path.is_relative_to(up) for up in outside))
-    for directory in directories:
-        if str(directory) in _TOO_MUCH or any(directory.is_relative_to(taken) for taken in _TAKEN):
-            raise ConfigurationError(
-                f"the Python {program} needs {directory}, which cannot be shown to a script",
-                hint="Make a virtual environment elsewhere: python3 -m venv /opt/securexfer-scripts",
-            )
-    return Interpreter((str(program), "-I"), directories)
+    if prefixes[0] == prefixes[2]:  # no virtual environment, which is found by where its program stands
+        program = program.resolve()
+    paths = {path for prefix in prefixes for path in (prefix, prefix.resolve())}
+    outside = {path for path in paths if not path.is_relative_to("/usr")}
+    # Each link on the way to the program is made there as well: Python looks for the rest from where it finds itself.
+    there = {Path("/usr"), *outside}
+    hops = [hop for hop in _hops(program) if not any(hop.is_relative_to(place) for place in there)]
+    for path in (*outside, *hops):
+        _check(program, path)
+    shown: list[str] = []
+    for path in (*sorted(outside), *(hop for hop in hops if not hop.is_symlink())):
+        shown += ["--ro-bind", str(path), str(path)]
+    for hop in hops:
+        shown += ["--symlink", str(hop.readlink()), str(hop)] if hop.is_symlink() else []
+    return Interpreter((str(program), "-I"), tuple(shown))
+
+
+def _check(program: Path, path: Path) -> None:
+    if str(path) in _TOO_MUCH or str(path.parent) == "/home" or any(path.is_relative_to(taken) for taken in _TAKEN):
+        raise ConfigurationError(
+            f"the Python {program} needs {path}, which cannot be shown to a script",
+            hint="Make a virtual environment elsewhere: python3 -m venv /opt/securexfer-scripts",
+        )
 
 
 def _ask(program: Path) -> list[str]:
@@ -76,11 +89,10 @@ def _ask(program: Path) -> list[str]:
     return found
 
 
-def _links(program: Path) -> set[Path]:
-    """Return the directories of a program and of every link on the way to it: each hop is made in the sandbox too."""
-    found = set()
+def _hops(program: Path) -> list[Path]:
+    """Return a program, and what each link on the way to it leads to."""
+    found = [program]
     while program.is_symlink():
-        found.add(program.parent)
-        target = program.readlink()
-        program = target if target.is_absolute() else program.parent / target
-    return {*found, program.parent}
+        program = program.parent / program.readlink()
+        found.append(program)
+    return found

@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import subprocess  # nosec B404 # what is started elsewhere ends here
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +17,6 @@ from securexfer.opening import supervisor
 from securexfer.opening.results import Reader, Result
 
 if TYPE_CHECKING:
-    import subprocess  # nosec B404 # a type
     from collections.abc import Callable
     from pathlib import Path
 
@@ -117,7 +117,10 @@ class Running:
         else:
             self._process.kill()  # it was still being set up: it takes the others along
         self._process.kill()
-        self._process.wait()
+        try:
+            self._process.wait(_GONE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._gone = False
 
     def outcome(self) -> Ran:
         """Return what came of it, after its end."""

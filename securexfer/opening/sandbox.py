@@ -78,9 +78,9 @@ class Sandbox:
     def run(self, script: int, digest: bytes, data: Path | None, cancelled: Callable[[], bool]) -> Ran:
         """Run what the descriptor `script` holds, if it has that SHA-256, until it ends or has to be ended.
 
-        `data` is a directory for it to read, and where it works. `cancelled` is asked several times a second. Raises
-        DigestMismatchError, LimitExceededError for a script that is too large, and SandboxError if there cannot be a
-        sandbox: nothing was run then.
+        `data` is a directory of plain files for it to read, and where it works. `cancelled` is asked several times a
+        second. Raises DigestMismatchError, LimitExceededError for a script that is too large, and SandboxError if there
+        cannot be a sandbox: nothing was run then.
         """
         rules = filter_for_this_machine()
         bubblewrap = _bubblewrap()
@@ -124,16 +124,14 @@ class Sandbox:
     def _walls(self, handed: list[BinaryIO], info: BinaryIO, data: Path | None) -> list[str]:
         """Return bubblewrap's own arguments: what can be seen in there, and how."""
         script, inside, rules = (str(file.fileno()) for file in handed)
-        seen = [(str(directory), str(directory)) for directory in self._interpreter.directories]
-        seen += [(str(data.absolute()), "/data")] if data else []
         return [
             *_WALLS,
             *("--size", str(self.limits.tmp_bytes), "--tmpfs", _TMP),
             *("--size", str(self.limits.out_bytes), "--tmpfs", "/out"),
             *("--perms", "0444", "--ro-bind-data", script, "/script.py"),
             *("--perms", "0444", "--ro-bind-data", inside, "/supervisor.py"),
-            *(word for here, there in seen for word in ("--ro-bind", here, there)),
-            *(() if data else ("--dir", "/data")),
+            *self._interpreter.shown,
+            *(("--ro-bind", str(data.absolute()), "/data") if data else ("--dir", "/data")),
             *("--chdir", "/data", "--remount-ro", "/", "--seccomp", rules, "--info-fd", str(info.fileno()), "--"),
         ]
 

@@ -50,6 +50,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "request_key": (249, 218),
     "fanotify_init": (300, 262),
     "fanotify_mark": (301, 263),
+    "inotify_add_watch": (254, 27),  # each watch takes kernel memory, from what the server's user may have
     "lookup_dcookie": (212, 18),
     "nfsservctl": (180, 42),
     "uselib": (134, None),
