@@ -520,3 +520,26 @@ def test_several_run_at_once_in_one_program() -> None:
     box = run("import time; time.sleep(0.5); print(1)", at_once=6)
     assert (box.how, box.output) == ("exit", b"1\n" * 6)
     assert box.seconds < 20
+
+
+def test_H14_a_flood_where_bubblewrap_would_say_what_is_wrong_ends_it_as_well() -> None:
+    box = run("import os\nend = os.open('/proc/1/fd/2', os.O_WRONLY)\nwhile True: os.write(end, b'x' * 65536)")
+    assert (box.how, box.output, box.detail) == ("output", b"", "")
+
+
+def test_H11_H13_nothing_is_left_of_a_fork_bomb_that_goes_on() -> None:
+    seconds = marker()
+    box = run(
+        f"""
+        import os, subprocess
+        subprocess.Popen(["{SLEEP}", "{seconds}"])
+        while True:
+            try:
+                os.fork()
+            except OSError:
+                pass
+        """,
+        limits={"seconds": 2},
+    )
+    assert (box.how, box.detail) == ("time", "")
+    assert running(seconds) == []

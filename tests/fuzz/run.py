@@ -22,7 +22,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))
 
-TARGETS = ("names", "framed", "session", "spoken", "received", "sent")
+TARGETS = ("names", "framed", "session", "spoken", "received", "sent", "left")
 LEAST = 300  # inputs of each target, the vectors among them; fewer are no fuzzing
 MEMORY = Path("/dev/shm")  # where there is one, so that no disk is waited for
 STARTING_SECONDS = 60.0  # beside the time that was asked for: imports, seeds

@@ -1,4 +1,4 @@
-"""What the fuzzer feeds: the names, the framing and a whole session, each held to a promise for any bytes at all.
+"""What the fuzzer feeds: names, framing, a whole session, what scripts leave: each held to a promise for any bytes.
 
 A target takes bytes and returns, or fails an assertion, or lets out an exception that is none of ours.
 `tests/test_fuzz.py` runs them over the vectors and over examples of hypothesis, `tests/fuzz/run.py` with a fuzzer that
@@ -19,7 +19,7 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fuzz import sending, speaking
+from fuzz import leaving, sending, speaking
 from vectors.loading import load_all
 
 from securexfer import certificates
@@ -245,6 +245,7 @@ def seeds() -> dict[str, list[bytes]]:
     return {
         **speaking.seeds(),
         "sent": sending.seeds(),
+        "left": leaving.seeds(),
         "names": [field.rstrip(b" ") for field in fields],
         "framed": [*streams, *(stream[260:] for stream in streams)],
         "session": [
@@ -261,4 +262,5 @@ def target(name: str, stack: contextlib.ExitStack) -> Callable[[bytes], None]:
         return stack.enter_context(sending.senders()).run
     if name == "received":
         stack.enter_context(speaking.without_chance())
-    return {"names": names, "framed": framed, "spoken": speaking.spoken, "received": speaking.received}[name]
+    plain = {"names": names, "framed": framed, "spoken": speaking.spoken, "received": speaking.received}
+    return {**plain, "left": leaving.left}[name]
