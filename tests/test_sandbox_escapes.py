@@ -244,12 +244,11 @@ def test_H10_namespaces_are_refused_in_each_way_to_ask_for_one() -> None:
         for program in ("unshare -Ur true", "mount -t tmpfs x /tmp", "bwrap --dev-bind / / true"):
             done = subprocess.run(program.split(), capture_output=True, text=True)
             print(done.returncode != 0, done.stderr.split(":")[0])
-        print(open("/proc/sys/user/max_user_namespaces").read().strip())
         """
     )
     assert box.lines[:7] == ["EPERM EPERM"] * 7
     assert box.lines[7] == "ENOSYS"
-    assert box.lines[8:11] == ["True unshare", "True mount", "True bwrap"]
+    assert box.lines[8:] == ["True unshare", "True mount", "True bwrap"]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="x32 is a set of numbers of x86_64 alone")
