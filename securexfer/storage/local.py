@@ -7,6 +7,7 @@ The rules of the whole tree:
   large one stays there when its connection ends, for a later send to resume (partials.py).
 * A file is published under its name only when it is complete, verified and on disk (publishing.py).
 * What is known of the content of files is a help, and never believed against the disk (index.py).
+* The files of a send that may be opened are kept as they were verified (bundle.py).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from securexfer.errors import ConfigurationError
-from securexfer.names import STAGING_NAME, NamePolicy
+from securexfer.names import STAGING_NAME, Name, NamePolicy
 from securexfer.storage import directories, root
 from securexfer.storage.base import OnConflict
+from securexfer.storage.bundle import Bundles
 from securexfer.storage.failures import Translated
 from securexfer.storage.folding import FoldedNames
 from securexfer.storage.index import Index
@@ -34,6 +36,8 @@ from securexfer.storage.user import UserStorage
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from securexfer.storage.bundle import Bundle
 
 QUICK_SECONDS = 0.0001  # for a sync: a disk takes ten times as long, a memory file system a hundredth
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # link(2): what says that there are none
@@ -94,15 +98,20 @@ class Inbox:
                 self.quick = False  # whether a sync takes no time worth mentioning
                 self.made_with: int | None = None  # the mode that a file has here when it is made, if that is known
                 self._rehearse()
+                self._bundles = Bundles(self._root, self._staging, self.index, path.absolute() / STAGING_NAME)
+                stack.callback(self._bundles.close)  # before the handles that it has
             self.space = FreeSpace(self._root, rules.reserve)
             self._held = stack.pop_all()
         self.notices = [ledger.notice] if ledger.notice else []
 
-    def for_user(self, user: str, *, policy: OnConflict | None = None, send_id: bytes = b"") -> UserStorage:
+    def for_user(
+        self, user: str, *, policy: OnConflict | None = None, send_id: bytes = b"", bundle: Bundle | None = None
+    ) -> UserStorage:
         """Return the part of the inbox that is `user`'s, for one send, making its directory where missing.
 
         A `policy` of None is the server's own; whether another is allowed is the caller's to ask. With a `send_id`,
-        which is the same when a send is tried again, large files are kept to be resumed.
+        which is the same when a send is tried again, large files are kept to be resumed. With a `bundle` of that user,
+        what is stored is linked there as well.
         Raises NameTakenError (a link or a file stands there), StorageFailedError or NoSpaceError.
         """
         for whose, size in self.partials.expire():
@@ -119,7 +128,14 @@ class Inbox:
         usage = None
         if self.rules.quota is not None:
             usage = self._usages.setdefault(user, Usage(user, self.rules.quota, lambda: self._count(user)))
-        return UserStorage(self, user, home, usage, policy or self.rules.on_conflict, send_id)
+        return UserStorage(self, user, home, usage, policy or self.rules.on_conflict, send_id, bundle)
+
+    def new_bundle(self, user: str, directory: str = "") -> Bundle:
+        """Return an empty bundle for one send of a user, whose names there are below `directory`, "" for none.
+
+        Raises UnsafeNameError, StorageFailedError or NoSpaceError.
+        """
+        return self._bundles.new(user, Name.parse(directory).parts if directory else ())
 
     def create_staging(self) -> tuple[int, str]:
         """Create an empty file where no peer can name it; return its descriptor and its name there."""
@@ -142,6 +158,15 @@ class Inbox:
     def replace(self, staged: str, name: str, directory: int) -> None:
         """Put a staged file in the place of the one that stands under `name`, in one step."""
         os.rename(staged, name, src_dir_fd=self._staging, dst_dir_fd=directory)
+
+    def name_again(self, staged: str) -> str:
+        """Give a staged file a second name, to be used up; return it, or the first where the disk takes no other."""
+        again = f"{staged}-again"
+        try:
+            self.publish(staged, again, self._staging)
+        except OSError:
+            return staged
+        return again
 
     def remove_staging(self, name: str) -> None:
         """Remove a staged file, if it is still there."""

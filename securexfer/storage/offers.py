@@ -151,6 +151,8 @@ class Standing(LocalOffered):
 
     def keep(self) -> Committed:
         """Leave it as it is; see Offered.keep."""
+        if self._storage.bundle and self._found and self._digest is not None:
+            self._storage.bundle.keep(self._storage.home, self._file.name, self._found, self._digest)
         return Committed(Outcome.UNCHANGED, self._file.name)
 
     def differs(self) -> SecurexferError:

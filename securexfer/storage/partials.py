@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from securexfer.errors import BusyError
 from securexfer.names import show
+from securexfer.storage import bundle
 from securexfer.storage.space import Claim
 
 if TYPE_CHECKING:
@@ -221,12 +222,15 @@ class Partials:
     def sweep(self) -> None:
         """Remove what an earlier server left in staging, but for what can be resumed. Raises OSError.
 
-        Nothing is opened: it may be a published file (a crash between link and unlink), which has a second link.
+        No file is opened: it may be a published one (a crash between link and unlink), which has a second link. So may
+        those in the bundles, which all go.
         """
         noted = {file_of(user, name): (user, name) for user, name in self._all()}
         for leftover in os.listdir(self._staging):  # noqa: PTH208 - by handle
             if leftover in noted and _may_stay(self._stat(leftover)):
                 del noted[leftover]
+            elif leftover.startswith(bundle.PREFIX):
+                bundle.remove_tree(self._staging, leftover)
             else:
                 os.unlink(leftover, dir_fd=self._staging)
         self._ledger.write(_FORGET, list(noted.values()))

@@ -24,6 +24,7 @@ from securexfer.storage.standing import digest_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from securexfer.storage.bundle import Bundle
     from securexfer.storage.local import Inbox
     from securexfer.storage.staged import LocalStaging
     from securexfer.storage.syncing import Syncer
@@ -34,14 +35,17 @@ _MAX_RENAMES = 1000  # `x (1)` to `x (1000)`; beyond that the name is taken
 class Publisher:
     """Commits the groups of one session, one at a time, into its user's directory."""
 
-    def __init__(self, inbox: Inbox, user: str, home: int, policy: OnConflict, syncer: Syncer) -> None:
-        """Take a handle on the user's directory, which stays the caller's."""
+    def __init__(
+        self, inbox: Inbox, user: str, home: int, policy: OnConflict, syncer: Syncer, bundle: Bundle | None
+    ) -> None:
+        """Take a handle on the user's directory and the bundle for what is stored, which stay the caller's."""
         self.made: set[tuple[int, int]] = set()  # directories, by device and inode
         self._inbox = inbox
         self._user = user
         self._home = home
         self._policy = policy
         self._syncer = syncer
+        self._bundle = bundle
 
     def commit(self, group: Sequence[LocalStaging]) -> list[Committed | SecurexferError]:
         """Make a group durable and visible, in order; see Storage.commit."""
@@ -61,12 +65,22 @@ class Publisher:
             if not all(isinstance(result, Committed) for result in results):
                 handles.remove_unused()
             self.made |= handles.made
+            if self._bundle:
+                self._bundle_up(self._bundle, group, results)
             self._note(group, results)
             return results
         finally:
             handles.close()
             for staging in group:
                 staging.settle()
+
+    def _bundle_up(
+        self, bundle: Bundle, group: Sequence[LocalStaging], results: list[Committed | SecurexferError]
+    ) -> None:
+        """Put what was stored into the bundle, while it has its name in staging and before its ctime is noted."""
+        for staging, result in zip(group, results, strict=True):
+            if isinstance(result, Committed):
+                bundle.add(staging, result)
 
     def _note(self, group: Sequence[LocalStaging], results: list[Committed | SecurexferError]) -> None:
         """Note in the index what was stored, as it is once no other name of it is left: that changes its ctime."""
@@ -126,9 +140,22 @@ class Publisher:
         standing = os.stat(last, dir_fd=directory, follow_symlinks=False)
         if not stat.S_ISREG(standing.st_mode):
             return None
-        self._inbox.replace(staging.file, last, directory)
+        self._replace(staging.file, last, directory)
         staging.added = max(0, staging.size - standing.st_size)  # rather too much than too little; see Usage
         return Outcome.REPLACED
+
+    def _replace(self, staged: str, name: str, directory: int) -> None:
+        """Put a staged file in the place of another. That uses up a name, and a bundle needs one that is left."""
+        if not self._bundle:
+            self._inbox.replace(staged, name, directory)
+            return
+        again = self._inbox.name_again(staged)
+        try:
+            self._inbox.replace(again, name, directory)
+        except OSError:
+            if again != staged:
+                self._inbox.remove_staging(again)
+            raise
 
     def _withdraw(
         self, staging: LocalStaging, result: Committed, handles: directories.Handles, failure: str

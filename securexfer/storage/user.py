@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from securexfer.storage.base import Description, Staging
+    from securexfer.storage.bundle import Bundle
     from securexfer.storage.local import Inbox
     from securexfer.storage.space import Usage
 
@@ -33,19 +34,27 @@ class UserStorage:
     """
 
     def __init__(
-        self, inbox: Inbox, user: str, home: int, usage: Usage | None, policy: OnConflict, send_id: bytes
+        self,
+        inbox: Inbox,
+        user: str,
+        home: int,
+        usage: Usage | None,
+        policy: OnConflict,
+        send_id: bytes,
+        bundle: Bundle | None,
     ) -> None:
-        """Take a handle on the user's directory, which is this object's from now on."""
+        """Take a handle on the user's directory, which is this object's from now on; the bundle stays the caller's."""
         self.inbox = inbox
         self.user = user
         self.home = home
         self.policy = policy
+        self.bundle = bundle
         self._usage = usage
         self._send_id = send_id
         self._finder = directories.Finder(home)
         self.quick = inbox.quick
         self._syncer = Syncer(quick=inbox.quick)
-        self._publisher = Publisher(inbox, user, home, policy, self._syncer)
+        self._publisher = Publisher(inbox, user, home, policy, self._syncer, bundle)
 
     def offer(self, file: Description, *, fresh: bool) -> LocalOffered:
         """Set room aside for a file; see Storage.offer."""
