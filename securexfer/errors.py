@@ -242,6 +242,12 @@ class SourceError(SecurexferError):
     reason = "SOURCE"
 
 
+class ResultsError(SecurexferError):
+    """What was sent is stored; only what was made of it is not here. Choose another directory, then send it again."""
+
+    reason = "RESULTS"
+
+
 class PartlyStoredError(SecurexferError):
     """Some files were stored, others failed: each of those is named above, with the reason."""
 

@@ -17,14 +17,20 @@ Nothing is ever cut, stripped or normalised: a name is stored to the letter or n
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from securexfer.errors import UnsafeNameError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 MAX_COMPONENT_BYTES = 255  # NAME_MAX of every common file system
 MAX_NAME_BYTES = 4096  # PATH_MAX on Linux
+MAX_NUMBER = 1000  # of names that are numbered: `x (1)` to `x (1000)`
 MAX_COMPONENTS = 64  # deeper trees than any source tree seen; bounds the handles walked for one file
 
 # Where unfinished files live, under the root of the inbox. No peer can name it.
@@ -124,6 +130,16 @@ class Parent:
         if not 0 < size <= self._room or "/" in last or last in {".", ".."} or _DANGEROUS.search(last):
             Name.parse(text)
         return text
+
+
+def numbered(name: Name) -> Iterator[Name]:
+    """Yield the names to store a file under, in the order to try them, where its own is taken: `x (1).py`."""
+    stem, dot, suffix = name.parts[-1].rpartition(".")
+    if not stem:  # no dot, or only a leading one
+        stem, dot, suffix = name.parts[-1], "", ""
+    for number in range(1, MAX_NUMBER + 1):
+        with contextlib.suppress(UnsafeNameError):  # too long with its number: then there is no such name
+            yield Name.parse("/".join((*name.parts[:-1], f"{stem} ({number}){dot}{suffix}")))
 
 
 def folded(component: str) -> str:

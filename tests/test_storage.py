@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from securexfer import names
 from securexfer.errors import (
     ConfigurationError,
     NameTakenError,
@@ -29,7 +30,7 @@ from securexfer.errors import (
     UnsafeNameError,
 )
 from securexfer.names import STAGING_NAME, Name, NamePolicy
-from securexfer.storage import folding, publishing, space, staged
+from securexfer.storage import folding, space, staged
 from securexfer.storage import root as roots
 from securexfer.storage.base import Committed, Description, OnConflict, Outcome
 from securexfer.storage.ledger import LEDGER_NAME
@@ -331,7 +332,7 @@ def test_rename_never_cuts_a_name_that_has_no_room_for_its_number(make: Callable
 def test_rename_gives_up_after_its_last_number(
     make: Callable[..., Inbox], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "_MAX_RENAMES", 2)
+    monkeypatch.setattr(names, "MAX_NUMBER", 2)
     storage = make(on_conflict=OnConflict.RENAME).for_user("ana")
     results = [store(storage, "x", content) for content in (b"1", b"2", b"3", b"4")]
     assert isinstance(results.pop(), NameTakenError)

@@ -14,8 +14,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from securexfer.errors import NoSpaceError, SecurexferError, StorageFailedError, UnsafeNameError
-from securexfer.names import Name, show
+from securexfer.errors import NoSpaceError, SecurexferError, StorageFailedError
+from securexfer.names import numbered, show
 from securexfer.storage import directories
 from securexfer.storage.base import Committed, OnConflict, Outcome
 from securexfer.storage.failures import Translated, taken
@@ -24,12 +24,11 @@ from securexfer.storage.standing import digest_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from securexfer.names import Name
     from securexfer.storage.bundle import Bundle
     from securexfer.storage.local import Inbox
     from securexfer.storage.staged import LocalStaging
     from securexfer.storage.syncing import Syncer
-
-_MAX_RENAMES = 1000  # `x (1)` to `x (1000)`; beyond that the name is taken
 
 
 class Publisher:
@@ -176,11 +175,5 @@ class Publisher:
 def _candidates(name: Name, policy: OnConflict) -> Iterator[Name]:
     """Return the names that a file may be stored under, in the order to try them."""
     yield name
-    if policy is not OnConflict.RENAME:
-        return
-    stem, dot, suffix = name.parts[-1].rpartition(".")
-    if not stem:  # no dot, or only a leading one
-        stem, dot, suffix = name.parts[-1], "", ""
-    for number in range(1, _MAX_RENAMES + 1):
-        with contextlib.suppress(UnsafeNameError):  # too long with its number: then there is no such candidate
-            yield Name.parse("/".join((*name.parts[:-1], f"{stem} ({number}){dot}{suffix}")))
+    if policy is OnConflict.RENAME:
+        yield from numbered(name)

@@ -78,24 +78,29 @@ def refuse_link(path: Path) -> None:
 
 
 def refuse_precious(path: Path) -> None:
-    """Raise ConfigurationError for a root where a peer's files would be more than files: ``/``, a home, what holds one.
+    """Raise ConfigurationError for a root where a peer's files would be more than files."""
+    problem = why_precious(path)
+    if problem:
+        raise ConfigurationError(
+            f"the inbox {path.resolve()} {problem}",
+            hint="Files like .bashrc would take effect there. Use a directory of its own: securexfer serve --inbox DIR",
+        )
+
+
+def why_precious(path: Path) -> str | None:
+    """Return why somebody else's files would be more than files in a directory: it is ``/``, a home, or holds one.
 
     (With /home as the root, the files of the user ana would go to /home/ana.)
     """
     resolved = path.resolve()
     homes = _homes(path)
     if resolved == Path("/"):
-        problem = "is the root directory"
-    elif resolved in homes:
-        problem = "is a home directory"
-    elif resolved in {home.parent for home in homes}:
-        problem = "holds home directories"
-    else:
-        return
-    raise ConfigurationError(
-        f"the inbox {resolved} {problem}",
-        hint="Files like .bashrc would take effect there. Use a directory of its own: securexfer serve --inbox DIR",
-    )
+        return "is the root directory"
+    if resolved in homes:
+        return "is a home directory"
+    if resolved in {home.parent for home in homes}:
+        return "holds home directories"
+    return None
 
 
 def _homes(path: Path) -> set[Path]:
