@@ -460,7 +460,9 @@ def test_more_directories_than_it_takes_are_made_in_the_inbox_alone(
 
 def test_of_two_files_by_one_name_the_first_is_in_it(make_inbox: Callable[..., Inbox]) -> None:
     storage, bundle = opened(make_inbox(on_conflict=OnConflict.RENAME))
-    storage.commit([stage(storage, "x.py", content) for content in (CONTENT, OTHER, CONTENT)])
+    storage.commit([stage(storage, "x.py", content) for content in (CONTENT, CONTENT)])
+    assert (held(bundle), dict(bundle.missing)) == ({"x.py": CONTENT}, {})
+    storage.commit([stage(storage, "x.py", content) for content in (OTHER, CONTENT)])
     assert held(bundle) == {"x.py": CONTENT}
     assert bundle.missing == {"x.py": "EEXIST"}
 

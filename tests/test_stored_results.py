@@ -214,13 +214,14 @@ def stand_pipe(x: Path, outside: Path) -> None:
     os.mkfifo(x)
 
 
+@pytest.mark.parametrize("content", [b"the sentinel", b""])
 @pytest.mark.parametrize("stand", [stand_link, stand_dangling_link, stand_directory, stand_pipe])
 def test_what_is_no_file_is_left_alone_and_not_read_through(
-    results: Results, place: Path, outside: Path, stand: Callable[[Path, Path], None]
+    results: Results, place: Path, outside: Path, stand: Callable[[Path, Path], None], content: bytes
 ) -> None:
     stand(place / "x", outside)
     before = (place / "x").lstat()
-    assert store(results, "x", b"the sentinel") == "x (1)"
+    assert store(results, "x", content) == "x (1)"
     assert (place / "x").lstat()[:2] == before[:2]
 
 
