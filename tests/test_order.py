@@ -21,6 +21,7 @@ from securexfer.wire.messages import (
     Accept,
     Alive,
     Authenticate,
+    Claim,
     Committed,
     Data,
     Finish,
@@ -133,6 +134,7 @@ def sayable(memory: Memory, speaker: str, bounds: Bounds) -> Iterator[Said]:
     if role == SENDER and memory.last < bounds.transfers:
         for flags in (0, EAGER, DIRECTORY):
             yield Said(Offer, memory.last + 1, flags)
+        yield Said(Claim, memory.last + 1)
 
 
 class Walk:

@@ -171,6 +171,17 @@ class Refuse(NamedTuple):
     detail: Annotated[str, Text(MAX_DETAIL)]
 
 
+@_kind(0x2A, transfer=True)
+class Claim(NamedTuple):
+    """Sender: a file as in an Offer, with its SHA-256: perhaps it is there already, and known to be."""
+
+    executable: Annotated[int, FLAG]
+    size: Annotated[int, U64]
+    mtime_ns: Annotated[int, I64]
+    digest: Annotated[bytes, Octets(32)]
+    name: Annotated[str, Text(MAX_NAME_BYTES)]
+
+
 @_kind(0x30, transfer=False)
 class Finish(NamedTuple):
     """Sender: nothing more will be offered."""
@@ -197,6 +208,12 @@ _WHOLE_TRAILER = HEADER_SIZE + _TRAILER.least
 STORED: Final = Committed("stored", 0, "")  # under the name that was offered, as nearly every file is
 _STORED_BODY: Final = _LAYOUTS[Committed].encode(STORED)
 _STORED_WORD: Final = _LAYOUTS[Committed].kind << 24 | len(_STORED_BODY)
+UNCHANGED: Final = Committed("unchanged", 0, "")  # as every file of a tree that is sent again
+_ANSWER: Final = struct.Struct(">III")  # the whole frame
+_UNCHANGED_BODY: Final = int.from_bytes(_LAYOUTS[Committed].encode(UNCHANGED), "big")
+UNCHANGED_SIZE: Final = _ANSWER.size
+_CLAIM: Final = struct.Struct(">IIBQq32sH")  # the whole frame but for the name
+_CLAIM_WORD: Final = _LAYOUTS[Claim].kind << 24 | _LAYOUTS[Claim].least
 
 Message: TypeAlias = (
     Authenticate
@@ -211,6 +228,7 @@ Message: TypeAlias = (
     | Committed
     | Abort
     | Refuse
+    | Claim
     | Finish
     | Summary
     | Alive
@@ -231,6 +249,50 @@ def encode(message: Message, transfer: int = 0) -> bytes:
 def encode_stored(transfer: int) -> bytes:
     """Return the frame of STORED, of which there is one for each of many small files."""
     return _HEADER.pack(_STORED_WORD, transfer) + _STORED_BODY
+
+
+def encode_unchanged(transfer: int) -> bytes:
+    """Return the frame of UNCHANGED, of which there is one for each of many claims."""
+    return _ANSWER.pack(_STORED_WORD, transfer, _UNCHANGED_BODY)
+
+
+def decode_unchanged(buffer: memoryview, start: int, end: int) -> int:
+    """Return the transfer, if the frame of UNCHANGED begins at `start`; 0 for everything else."""
+    if end - start < UNCHANGED_SIZE:
+        return 0
+    word, transfer, body = _ANSWER.unpack_from(buffer, start)
+    return transfer if word == _STORED_WORD and body == _UNCHANGED_BODY else 0
+
+
+def encode_claim(claim: Claim, transfer: int) -> bytes:
+    """Return what `encode` does, in a third of the time: there is one for each file that has not changed."""
+    executable, size, mtime_ns, digest, name = claim
+    try:
+        raw = name.encode()
+        if transfer and len(raw) <= MAX_NAME_BYTES and executable in {0, 1} and len(digest) == 32:
+            word = _CLAIM_WORD + len(raw)
+            return _CLAIM.pack(word, transfer, executable, size, mtime_ns, digest, len(raw)) + raw
+    except (struct.error, ValueError):
+        pass  # as below
+    return encode(claim, transfer)  # which says what is wrong
+
+
+def decode_claim(buffer: memoryview, start: int, end: int) -> tuple[int, Claim, int] | None:
+    """Return transfer, claim, and where it ends, if a Claim begins at `start` and all of it comes before `end`.
+
+    None for everything else, and for one that is wrong: `decode` says how.
+    """
+    name = start + _CLAIM.size
+    if end < name or buffer[start] != _LAYOUTS[Claim].kind:
+        return None
+    word, transfer, executable, size, mtime_ns, digest, length = _CLAIM.unpack_from(buffer, start)
+    stop = name + length
+    if word != _CLAIM_WORD + length or stop > end or executable > 1 or not transfer or length > MAX_NAME_BYTES:
+        return None
+    try:
+        return transfer, Claim(executable, size, mtime_ns, digest, str(buffer[name:stop], "utf-8")), stop
+    except UnicodeDecodeError:
+        return None
 
 
 def encode_data(transfer: int, length: int) -> bytes:

@@ -4,9 +4,11 @@ The rules in plain words:
 
 * The connection: a login, then one request after another. A send begins with Put, is answered by Ready, and ends with
   Finish and Summary; in between there are transfers, numbered one after the other from 1.
-* A transfer is opened by an Offer. Each side ends it with one word: the sender with Trailer or Abort (an Offer of a
-  directory is its own end), the receiver with Committed or Refuse. It is open until both were said. As many as the
-  receiver's `window` may be open.
+* A transfer is opened by an Offer or a Claim. Each side ends it with one word: the sender with Trailer or Abort (an
+  Offer of a directory is its own end), the receiver with Committed or Refuse. It is open until both were said. As many
+  as the receiver's `window` may be open.
+* A Claim is answered by Committed, which is both sides' last word; or as an Offer is, and goes on as one. The sender
+  says nothing of it before the answer.
 * The receiver may refuse until it has said its word. A sender that reads that before its own says Abort; until the
   receiver reads that, or the Trailer that was on its way, it throws away what comes. An Abort is answered by a Refuse,
   unless that was said before.
@@ -33,6 +35,7 @@ from securexfer.wire.messages import (
     Accept,
     Alive,
     Authenticate,
+    Claim,
     Committed,
     Data,
     Finish,
@@ -82,7 +85,7 @@ OPEN: Final = {SENDING: (SENDER, RECEIVER), COUNTED: (SENDER, RECEIVER), FINISHI
 
 # -- a transfer --------------------------------------------------------------------------------------------------
 
-OFFERED, ACCEPTED, PAYLOAD, COMPLETE = "offered", "accepted", "payload", "complete"
+OFFERED, CLAIMED, ACCEPTED, PAYLOAD, COMPLETE = "offered", "claimed", "accepted", "payload", "complete"
 REFUSED, DISCARDING, ABORTED, CLOSED = "refused", "discarding", "aborted", "closed"
 
 
@@ -98,9 +101,13 @@ TRANSFER: Final[dict[tuple[str, str, type], str]] = {
     (NEW, SENDER, Offer): OFFERED,
     (NEW, SENDER, Eager): PAYLOAD,
     (NEW, SENDER, Directory): COMPLETE,
+    (NEW, SENDER, Claim): CLAIMED,
     (OFFERED, RECEIVER, Accept): ACCEPTED,
     (OFFERED, RECEIVER, Refuse): REFUSED,
     (OFFERED, SENDER, Abort): ABORTED,
+    (CLAIMED, RECEIVER, Committed): CLOSED,
+    (CLAIMED, RECEIVER, Accept): ACCEPTED,
+    (CLAIMED, RECEIVER, Refuse): REFUSED,
     (ACCEPTED, SENDER, Start): PAYLOAD,
     (ACCEPTED, SENDER, Abort): ABORTED,
     (ACCEPTED, RECEIVER, Refuse): REFUSED,
@@ -122,7 +129,7 @@ TRANSFER: Final[dict[tuple[str, str, type], str]] = {
 }
 MOVING: Final = frozenset({PAYLOAD, DISCARDING})
 _WHOLE: Final = frozenset(state for state, roles in OPEN.items() if roles == (SENDER, RECEIVER))
-OWED_BY_SENDER: Final = MOVING | {OFFERED, ACCEPTED, REFUSED}
+OWED_BY_SENDER: Final = MOVING | {OFFERED, CLAIMED, ACCEPTED, REFUSED}
 
 
 class Conversation:
@@ -165,6 +172,23 @@ class Conversation:
         self.open[transfer] = COMPLETE
         return True
 
+    def note_claim(self, transfer: int) -> bool:
+        """Take note of a Claim, if nothing speaks against it; False where `note` has to say what does."""
+        if self.state not in _WHOLE or transfer != self.last + 1 or len(self.open) >= self.window:
+            return False
+        self.last = transfer
+        self.open[transfer] = CLAIMED
+        self.owed += 1
+        return True
+
+    def note_unchanged(self, transfer: int) -> bool:
+        """Take note that the receiver says Committed of a Claim; False where `note` has to."""
+        if self.state not in _WHOLE or self.open.get(transfer) != CLAIMED:
+            return False
+        del self.open[transfer]
+        self.owed -= 1
+        return True
+
     def note_stored(self, transfer: int) -> bool:
         """Take note that the receiver says Committed of a transfer that is complete; False where `note` has to."""
         if RECEIVER not in OPEN.get(self.state, ()) or self.open.get(transfer) != COMPLETE:
@@ -178,6 +202,8 @@ class Conversation:
         state = self.open.get(transfer, NEW)
         if message is Offer:
             message = self._offered(transfer, flags)
+        elif message is Claim:
+            self._begun(transfer)
         following = TRANSFER.get((state, role, message))
         if following is None:
             raise ProtocolError(f"the {role} said {message.__name__} of transfer {transfer}, which is {state}")
@@ -196,11 +222,15 @@ class Conversation:
 
     def _offered(self, transfer: int, flags: int) -> type:
         """Take note of the next transfer; return as what its Offer stands in the table."""
+        if flags & EAGER and flags & DIRECTORY:
+            raise ProtocolError("an eager offer of a directory")
+        self._begun(transfer)
+        return Eager if flags & EAGER else Directory if flags & DIRECTORY else Offer
+
+    def _begun(self, transfer: int) -> None:
+        """Take note of the number of the next transfer."""
         if transfer != self.last + 1:
             raise ProtocolError(f"transfer {transfer} was offered after {self.last}")
         if len(self.open) >= self.window:
             raise ProtocolError(f"more than {self.window} transfers are open")
-        if flags & EAGER and flags & DIRECTORY:
-            raise ProtocolError("an eager offer of a directory")
         self.last = transfer
-        return Eager if flags & EAGER else Directory if flags & DIRECTORY else Offer

@@ -31,6 +31,7 @@ MESSAGES = {
     "Committed": (0x25, "outcome:B result:B stored_as:t"),
     "Abort": (0x26, "reason:t"),
     "Refuse": (0x27, "retry_after:I reason:t detail:t"),
+    "Claim": (0x2A, "executable:B size:Q mtime_ns:q digest:32s name:t"),
     "Finish": (0x30, ""),
     "Summary": (0x31, "files:Q bytes:Q"),
     "Alive": (0x3F, ""),
