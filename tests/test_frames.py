@@ -6,16 +6,36 @@ import hashlib
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from securexfer.errors import ProtocolError, TruncatedError
 from securexfer.net.frames import BUFFER_SIZE, Frames
 from securexfer.wire import messages
-from securexfer.wire.messages import DIRECTORY, EAGER, Abort, Data, Offer, Totals, Trailer, encode, encode_data
-from securexfer.wire.order import SENDING
+from securexfer.wire.messages import (
+    DIRECTORY,
+    EAGER,
+    STORED,
+    UNCHANGED,
+    Abort,
+    Claim,
+    Committed,
+    Data,
+    Offer,
+    Totals,
+    Trailer,
+    decode_claim,
+    decode_unchanged,
+    encode,
+    encode_claim,
+    encode_data,
+    encode_unchanged,
+)
+from securexfer.wire.order import CLAIMED, CLIENT, COMPLETE, CONNECTION, COUNTED, ENDED, SENDING, SERVER, Conversation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from securexfer.net.connection import Connection
 
 Heard = tuple[int, object]
@@ -42,10 +62,10 @@ class Arriving:
         return len(piece)
 
 
-def listen(data: bytes, sizes: list[int], *, whole: bool) -> tuple[list[Heard], str, object]:
+def listen(data: bytes, sizes: list[int], *, whole: bool, window: int = 2) -> tuple[list[Heard], str, object]:
     """Return what was said, content by itself, the error that ended it, and the state it was left in."""
     frames = Frames(cast("Connection", Arriving(data, sizes)), server=True)
-    frames.conversation.state, frames.conversation.window = SENDING, 2
+    frames.conversation.state, frames.conversation.window = SENDING, window
     heard: list[Heard] = []
     try:
         while True:
@@ -62,6 +82,9 @@ def listen(data: bytes, sizes: list[int], *, whole: bool) -> tuple[list[Heard], 
                     heard.append((number, bytes(content)))
                 heard.append((number, Trailer(digest)))
                 continue
+            elif whole and (claim := frames.hear_claim()):
+                heard.append(claim)
+                continue
             elif message := frames.hear():
                 heard.append((message[0], b"" if isinstance(message[1], Data) else message[1]))
                 continue
@@ -77,12 +100,18 @@ def eager(number: int, content: bytes, flags: int = EAGER, size: int | None = No
     return [encode(offer, number), *data, encode(Trailer(hashlib.sha256(content).digest()), number)]
 
 
+def claim_of(content: bytes) -> Claim:
+    return Claim(len(content) % 2, len(content), -5, hashlib.sha256(content).digest(), "x/é" * (len(content) % 9))
+
+
 contents = st.binary(max_size=40)
 # Numbers are right more often than not, or nothing would ever come far.
 deeds = st.lists(
     st.one_of(
         st.tuples(st.just("eager"), contents, st.sampled_from([0, 0, 0, 0, 1])),
         st.tuples(st.just("plain"), contents, st.just(0)),
+        st.tuples(st.just("claim"), contents, st.sampled_from([0, 0, 0, 1])),
+        st.tuples(st.just("wrong claim"), contents, st.integers(0, 70)),
         st.tuples(st.just("directory"), contents, st.sampled_from([DIRECTORY, DIRECTORY | EAGER])),
         st.tuples(st.just("size"), contents, st.integers(0, 60)),
         st.tuples(st.just("totals"), contents, st.just(0)),
@@ -105,6 +134,12 @@ def said(deeds: list[tuple[str, bytes, int]]) -> bytes:
             frames += eager(number, content)
         elif deed == "plain":
             frames.append(encode(Offer(0, len(content), 0, "x"), number))
+        elif deed == "claim":
+            number += extra
+            frames.append(encode(claim_of(content), number))
+        elif deed == "wrong claim":
+            frame = encode(claim_of(content), number)
+            frames.append(frame[:extra] + content[:1] + frame[extra + 1 :])
         elif deed == "directory":
             frames.append(encode(Offer(extra, 0, 0, "x"), number))
         elif deed == "size":
@@ -124,15 +159,17 @@ def said(deeds: list[tuple[str, bytes, int]]) -> bytes:
 
 
 @settings(deadline=None, max_examples=400)
-@example([("unfinished", b"ab", 0), ("eager", b"cd", 0)], [50])
-@example([("eager", b"a", 0), ("eager", b"b", 0), ("eager", b"", 0)], [50])
-@example([("both", b"", 0)], [50])
-@given(deeds, st.lists(st.integers(1, 200), min_size=1, max_size=4))
+@example([("unfinished", b"ab", 0), ("eager", b"cd", 0)], [50], 2)
+@example([("eager", b"a", 0), ("eager", b"b", 0), ("eager", b"", 0)], [50], 2)
+@example([("both", b"", 0)], [50], 2)
+@example([("claim", b"a", 0), ("claim", b"", 0)], [70], 2)
+@example([("unfinished", b"ab", 0), ("claim", b"cd", 0)], [50], 4)
+@given(deeds, st.lists(st.integers(1, 200), min_size=1, max_size=4), st.sampled_from([2, 4]))
 def test_taking_small_files_whole_is_hearing_their_messages_one_by_one(
-    deeds: list[tuple[str, bytes, int]], sizes: list[int]
+    deeds: list[tuple[str, bytes, int]], sizes: list[int], window: int
 ) -> None:
     data = said(deeds)
-    assert listen(data, sizes, whole=True) == listen(data, [1 << 20], whole=False)
+    assert listen(data, sizes, whole=True, window=window) == listen(data, [1 << 20], whole=False, window=window)
 
 
 def test_files_that_have_arrived_are_taken_whole() -> None:
@@ -159,3 +196,117 @@ def test_what_is_sent_whole_is_what_its_messages_are() -> None:
     assert messages.encode_whole(offer, 7, b"abc", digest) == parts
     empty = Offer(EAGER, 0, 5, "a/b")
     assert messages.encode_whole(empty, 7, b"", digest) == encode(empty, 7) + encode(Trailer(digest), 7)
+
+
+# -- claims and their answers -----------------------------------------------------------------------------------
+
+
+def test_claims_that_have_arrived_are_taken_whole() -> None:
+    """Else the comparison above would compare a way with itself."""
+    data = encode(claim_of(b"a"), 1) + encode(claim_of(b"bc"), 2) + encode(Totals(1, 1))
+    frames = Frames(cast("Connection", Arriving(data, [len(data)])), server=True)
+    frames.conversation.state, frames.conversation.window = SENDING, 4
+    assert frames.fill()
+    assert [frames.hear_claim() for _ in range(3)] == [(1, claim_of(b"a")), (2, claim_of(b"bc")), None]
+
+
+any_claim = st.builds(
+    Claim,
+    st.integers(-1, 3) | st.just(0),
+    st.integers(-1, 2**64),
+    st.integers(-(2**63) - 1, 2**63),
+    st.binary(min_size=31, max_size=33) | st.binary(min_size=32, max_size=32),
+    st.text(max_size=20) | st.just("x" * 4096) | st.just("é" * 2049) | st.just("\ud800"),
+)
+
+
+def outcome(act: Callable[[], object]) -> object:
+    """Return what comes of something, or that it is refused."""
+    try:
+        return act()
+    except ProtocolError:
+        return "refused"
+
+
+@settings(max_examples=300)
+@given(any_claim, st.sampled_from([0, 1, 2**32 - 1, 2**32]))
+def test_a_claim_is_written_as_any_message_is(claim: Claim, number: int) -> None:
+    assert outcome(lambda: encode_claim(claim, number)) == outcome(lambda: encode(claim, number))
+
+
+@settings(max_examples=300)
+@given(any_claim, st.binary(max_size=3), st.integers(0, 90), st.integers(0, 120))
+def test_a_claim_is_read_as_any_message_is_or_left_to_who_says_what_is_wrong(
+    claim: Claim, other: bytes, place: int, end: int
+) -> None:
+    frame = outcome(lambda: encode(claim, 7))
+    assume(isinstance(frame, bytes))
+    frame = cast("bytes", frame)
+    frame = frame[:place] + other + frame[place + len(other) :]
+    for stop in {min(end, len(frame)), len(frame)}:
+        found = decode_claim(memoryview(b"before" + frame + b"after"), 6, 6 + stop)
+        if found:
+            number, message, finish = found
+            assert encode(message, number) == frame[: finish - 6]
+            assert finish - 6 <= stop
+        elif stop == len(frame):
+            assert outcome(lambda: read_one(frame)) in {"refused", "other"}
+
+
+def read_one(frame: bytes) -> object:
+    kind, length, transfer = messages.decode_header(frame)
+    if kind != messages.KINDS[0x2A].kind or length != len(frame) - messages.HEADER_SIZE:
+        return "other"
+    return transfer, messages.decode(kind, frame[messages.HEADER_SIZE :])
+
+
+@pytest.mark.parametrize("number", [1, 2**32 - 1])
+def test_unchanged_is_written_and_read_as_any_answer_is(number: int) -> None:
+    frame = encode_unchanged(number)
+    assert frame == encode(UNCHANGED, number)
+    assert decode_unchanged(memoryview(b"b" + frame), 1, 13) == number
+    assert decode_unchanged(memoryview(frame), 0, 11) == 0
+    for place in {*range(12)} - {4, 5, 6, 7}:
+        for bit in range(8):
+            wrong = bytearray(frame)
+            wrong[place] ^= 1 << bit
+            assert decode_unchanged(memoryview(wrong), 0, 12) == 0
+    for other in (STORED, Committed("unchanged", 1, ""), Committed("unchanged", 0, "x"), Committed("renamed", 0, "")):
+        assert decode_unchanged(memoryview(encode(other, number)), 0, 12) == 0
+
+
+def situations() -> list[Conversation]:
+    """Return conversations in every state, with room for one transfer more or none, and some open."""
+    found = []
+    for state in {row[0] for row in CONNECTION}:
+        for window in (2, 3):
+            for about in (CLAIMED, COMPLETE, "offered", "accepted", "payload"):
+                made = Conversation()
+                made.state, made.window, made.last, made.moving = state, window, 2, 2 if about == "payload" else 0
+                made.open, made.owed = {1: CLAIMED, 2: about}, 1 + (about != COMPLETE)
+                found.append(made)
+    return found
+
+
+def known(conversation: Conversation) -> object:
+    return vars(conversation) | {"open": dict(conversation.open)}
+
+
+@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("quick", ["note_claim", "note_unchanged"])
+def test_what_is_noted_of_claims_at_once_is_what_is_noted_of_messages(quick: str, number: int) -> None:
+    speaker, message = (CLIENT, Claim) if quick == "note_claim" else (SERVER, Committed)
+    noted = 0
+    for at_once, slowly in zip(situations(), situations(), strict=True):
+        before = known(at_once)
+        if getattr(at_once, quick)(number):
+            noted += 1
+            slowly.note(speaker, message, number)
+            assert known(at_once) == known(slowly)
+        else:
+            assert known(at_once) == before
+            if message is Claim and number and slowly.state != ENDED:  # where a claim may be on its way
+                with pytest.raises(ProtocolError):
+                    slowly.note(speaker, message, number)
+    assert bool(noted) is (number == 3 if message is Claim else number in {1, 2})
+    assert COUNTED in {conversation.state for conversation in situations()}

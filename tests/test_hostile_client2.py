@@ -148,12 +148,12 @@ def test_F01_F03_an_answer_that_lies_ends_the_session(site: Site, case: str) -> 
     check_ended(site, case, speaker, heard)
 
 
-def test_F03_more_offers_than_the_window_end_the_session(site: Site) -> None:
-    case = "window"
+@pytest.mark.parametrize("case", kit.OVER_THE_WINDOW)
+def test_F03_more_offers_than_the_window_end_the_session(site: Site, case: str) -> None:
     with ready(site, case) as speaker:
         speaker.say(eager(1, "good", GOOD))
         speaker.until(messages.Committed)
-        writer = threading.Thread(target=speaker.say, args=(kit.OVER_THE_WINDOW,))
+        writer = threading.Thread(target=speaker.say, args=(kit.OVER_THE_WINDOW[case],))
         writer.start()
         heard = speaker.rest()
         writer.join(10)

@@ -9,7 +9,7 @@ import sqlite3
 import stat
 import threading
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -132,6 +132,140 @@ def test_the_index_of_one_user_says_nothing_of_anothers_files(make_inbox: Callab
     inbox = make_inbox()
     store(inbox.for_user("ana"))
     assert not offer(inbox.for_user("bruno")).stands
+
+
+# -- what is claimed -----------------------------------------------------------------------------------------------
+
+DIGEST = hashlib.sha256(CONTENT).digest()
+UNCHANGED = Committed(Outcome.UNCHANGED, X)
+
+
+def claimed(
+    storage: UserStorage, size: int = len(CONTENT), digest: bytes = DIGEST, name: Name = X, mtime_ns: int = 0
+) -> Committed | None:
+    return storage.claimed(Description(name, size, mtime_ns), digest)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_claim_of_what_is_known_is_true_whatever_the_policy_and_changes_nothing(
+    make_inbox: Callable[..., Inbox], x: Path, policy: OnConflict
+) -> None:
+    storage = make_inbox(on_conflict=policy, quota=len(CONTENT)).for_user("ana")
+    store(storage)
+    before = x.stat()
+    assert claimed(storage, mtime_ns=5) == UNCHANGED
+    assert claimed(make_inbox(on_conflict=policy).for_user("ana")) == UNCHANGED
+    assert x.stat() == before
+
+
+def test_a_claim_of_another_digest_or_size_is_not_true(make_inbox: Callable[..., Inbox]) -> None:
+    storage = make_inbox().for_user("ana")
+    store(storage)
+    for place in range(32):
+        wrong = bytearray(DIGEST)
+        wrong[place] ^= 1
+        assert claimed(storage, digest=bytes(wrong)) is None
+    assert claimed(storage, len(CONTENT) + 1) is None
+    assert claimed(storage, name=Name.parse("y")) is None
+    assert claimed(storage, name=Name.parse("x/y")) is None
+    assert claimed(storage, name=Name.parse("d/x")) is None
+    assert claimed(storage) == UNCHANGED
+
+
+def put_a_directory_there(x: Path) -> None:
+    x.unlink()
+    x.mkdir()
+
+
+def put_a_link_there(x: Path) -> None:
+    x.rename(x.with_name("target"))
+    x.symlink_to("target")
+
+
+def touch_it(x: Path) -> None:
+    os.utime(x, ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [alter_and_set_the_times_back, put_another_in_its_place, put_a_directory_there, put_a_link_there, touch_it],
+)
+def test_a_claim_of_what_was_changed_is_not_true(
+    make_inbox: Callable[..., Inbox], x: Path, change: Callable[[Path], None]
+) -> None:
+    storage = make_inbox().for_user("ana")
+    store(storage)
+    change(x)
+    for size in {len(CONTENT), x.lstat().st_size}:
+        assert claimed(storage, size) is None
+        assert claimed(storage, size, hashlib.sha256(b"C" + CONTENT[1:]).digest()) is None
+
+
+def test_without_the_index_no_claim_is_true_until_the_file_was_read(
+    make_inbox: Callable[..., Inbox], tmp_path: Path
+) -> None:
+    store(make_inbox().for_user("ana"))
+    make_inbox().close()
+    for path in (tmp_path / "inbox").glob(f"{LEDGER_NAME}*"):
+        path.unlink()
+    storage = make_inbox().for_user("ana")
+    assert claimed(storage) is None
+    offer(storage).prefix(no_tick)
+    assert claimed(storage) == UNCHANGED
+
+
+def test_what_one_user_has_is_no_answer_to_anothers_claim(make_inbox: Callable[..., Inbox], tmp_path: Path) -> None:
+    inbox = make_inbox()
+    store(inbox.for_user("ana"))
+    bruno = inbox.for_user("bruno")
+    (tmp_path / "inbox/bruno/x").write_bytes(CONTENT)
+    assert claimed(bruno) is None
+
+
+NAMES = [*(f"d/{number:03}" for number in range(300)), "d.txt", "e", "d/é", "d/😀", "d/e/f", "d/\uffff"]
+
+
+@pytest.mark.parametrize("order", [sorted, lambda names: sorted(names, reverse=True), lambda names: names[::7] + names])
+def test_rows_that_are_read_ahead_are_those_of_their_names(
+    make_inbox: Callable[..., Inbox], tmp_path: Path, order: Callable[[list[str]], list[str]]
+) -> None:
+    inbox = make_inbox()
+    storage = inbox.for_user("ana")
+    contents = {name: name.encode() for name in NAMES}
+    for name, content in contents.items():
+        store(storage, content, Name.parse(name))
+    (tmp_path / "inbox/ana/d/100").unlink()
+    (tmp_path / "inbox/ana/d/150").write_bytes(b"other")
+    again = inbox.for_user("ana")
+    for name in order(NAMES):
+        content = contents[name]
+        found = claimed(again, len(content), hashlib.sha256(content).digest(), Name.parse(name))
+        expected = None if name in {"d/100", "d/150"} else Committed(Outcome.UNCHANGED, Name.parse(name))
+        assert found == expected, name
+
+
+def test_rows_are_read_ahead_in_few_statements_only_where_they_are_of_use(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox()
+    storage = inbox.for_user("ana")
+    for name in NAMES:
+        store(storage, b"1", Name.parse(name))
+    counts: list[int] = []
+    rows_from = inbox.index.rows_from
+
+    def counting(user: str, name: str, count: int) -> list[tuple[Any, ...]]:
+        counts.append(count)
+        return rows_from(user, name, count)
+
+    inbox.index.rows_from = counting  # type: ignore[method-assign]
+    storage = inbox.for_user("ana")
+    for name in sorted(NAMES):
+        assert claimed(storage, 1, hashlib.sha256(b"1").digest(), Name.parse(name))
+    assert counts == [2, 4, 8, 16, 32, 64, 128, 128]
+    counts.clear()
+    storage = inbox.for_user("ana")
+    for name in sorted(NAMES, reverse=True):
+        assert claimed(storage, 1, hashlib.sha256(b"1").digest(), Name.parse(name))
+    assert set(counts) == {2}
 
 
 # -- what becomes of an offer ----------------------------------------------------------------------------------

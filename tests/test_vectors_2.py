@@ -33,7 +33,7 @@ WINDOW = 2048
 def test_there_are_vectors_for_every_message_a_client_says() -> None:
     assert len(SCENARIOS) > 70
     kinds = {"login", "kind", "put", "totals", "offer", "eager", "directory", "data", "trailer", "abort", "finish"}
-    kinds |= {"alive", "ends"}
+    kinds |= {"alive", "claim", "ends"}
     assert kinds == {scenario.name.partition("-")[0] for scenario in SCENARIOS}
     said = {step.message for scenario in SCENARIOS for step in scenario.steps if not step.heard}
     heard = {step.message for scenario in SCENARIOS for step in scenario.steps if step.heard}

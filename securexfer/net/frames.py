@@ -14,13 +14,20 @@ from securexfer.wire.messages import (
     DATA,
     HEADER_SIZE,
     STORED,
+    UNCHANGED,
+    UNCHANGED_SIZE,
+    Claim,
     Data,
     Offer,
     decode,
+    decode_claim,
     decode_header,
+    decode_unchanged,
     decode_whole,
     encode,
+    encode_claim,
     encode_stored,
+    encode_unchanged,
     encode_whole,
 )
 from securexfer.wire.order import CLIENT, SERVER, Conversation
@@ -54,6 +61,16 @@ class Frames:
     def say_stored(self, transfer: int) -> bytes:
         """Return the frame of STORED, sent now; raise ProtocolError if it may not be said."""
         return encode_stored(transfer) if self.conversation.note_stored(transfer) else self.say(STORED, transfer)
+
+    def say_unchanged(self, transfer: int) -> bytes:
+        """Return the frame of UNCHANGED, sent now; raise ProtocolError if it may not be said."""
+        if self.conversation.note_unchanged(transfer):
+            return encode_unchanged(transfer)
+        return self.say(UNCHANGED, transfer)
+
+    def say_claim(self, claim: Claim, transfer: int) -> bytes:
+        """Return the frame of a claim, sent now; raise ProtocolError if it may not be said."""
+        return encode_claim(claim, transfer) if self.conversation.note_claim(transfer) else self.say(claim, transfer)
 
     def say_whole(self, offer: Offer, transfer: int, content: bytes, digest: bytes) -> bytes:
         """Return the frames of a small file that is sent whole: its offer, its content, its digest."""
@@ -102,6 +119,22 @@ class Frames:
             return None
         transfer, offer, content, digest, self._start = found
         return transfer, offer, content, digest
+
+    def hear_claim(self) -> tuple[int, Claim] | None:
+        """Return the next transfer and its claim, if that is what has arrived. None for anything else, as above."""
+        found = decode_claim(self._buffer, self._start, self._end)
+        if found is None or not self.conversation.note_claim(found[0]):
+            return None
+        transfer, claim, self._start = found
+        return transfer, claim
+
+    def hear_unchanged(self) -> int:
+        """Return the transfer, if UNCHANGED has arrived as the answer to a claim. 0 for anything else, as above."""
+        transfer = decode_unchanged(self._buffer, self._start, self._end)
+        if not transfer or not self.conversation.note_unchanged(transfer):
+            return 0
+        self._start += UNCHANGED_SIZE
+        return transfer
 
     def fill(self, *, sparing: bool = False) -> bool:
         """Read what has arrived, without waiting; return whether there was anything. Raises TruncatedError at the end.

@@ -153,6 +153,13 @@ class Storage(Protocol):
         """
         ...
 
+    def claimed(self, file: Description, digest: bytes) -> Committed | None:
+        """Say that a file stands under its name already, durable, with this SHA-256 (32 bytes); None if it does not.
+
+        Also where that cannot be known without reading it: then `offer` says what is here, or in the way.
+        """
+        ...
+
     def stage(self, file: Description) -> Staging:
         """Begin a file of which nothing is here, and nothing will be kept. Raises what `offer` raises."""
         ...

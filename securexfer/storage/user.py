@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from securexfer.names import show
 from securexfer.storage import directories, partials
 from securexfer.storage.base import Committed, OnConflict, Outcome
 from securexfer.storage.failures import Translated, taken
+from securexfer.storage.index import ReadAhead
 from securexfer.storage.offers import Beginning, LocalOffered, Standing
 from securexfer.storage.publishing import Publisher
 from securexfer.storage.resumable import ResumableStaging
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 class UserStorage:
     """One user's directory, held open for one session: whatever happens to its path, nothing is written elsewhere.
 
-    `offer`, `stage` and what they return are one thread's; `commit` and `make_directory` may be another's.
+    `offer`, `claimed`, `stage` and what they return are one thread's; `commit` and `make_directory` may be another's.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class UserStorage:
         self._usage = usage
         self._send_id = send_id
         self._finder = directories.Finder(home)
+        self._known = ReadAhead(inbox.index, user)
         self.quick = inbox.quick
         self._syncer = Syncer(quick=inbox.quick)
         self._publisher = Publisher(inbox, user, home, policy, self._syncer, bundle)
@@ -74,6 +77,18 @@ class UserStorage:
             if found and found.st_size == file.size and stat.S_ISREG(found.st_mode) and file.size and not fresh:
                 return Standing(self, file, found)
             return LocalOffered(self, file, found, self.claim_room(file, found))
+
+    def claimed(self, file: Description, digest: bytes) -> Committed | None:
+        """Say that a file is there already, if that is known without reading it; see Storage.claimed."""
+        name = file.name
+        try:
+            found = self._finder.find(name)
+        except OSError:
+            return None  # `offer` says what it was
+        if found is None or found.st_size != file.size or not stat.S_ISREG(found.st_mode):
+            return None
+        known = self._known.find(str(name), found)
+        return Committed(Outcome.UNCHANGED, name) if known and hmac.compare_digest(known, digest) else None
 
     def stage(self, file: Description) -> LocalStaging:
         """Begin a file; see Storage.stage."""

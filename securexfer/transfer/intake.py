@@ -116,6 +116,26 @@ class Intake:
             if not flags & DIRECTORY:
                 self._refused.add(number)
 
+    def claim(self, number: int, claim: messages.Claim) -> None:
+        """Say that a file is unchanged, if it is known to be; if not, it is an offer like any other."""
+        started, session = time.monotonic(), self._session
+        executable, size, mtime_ns, digest, last = claim
+        name = self._directory + last
+        try:
+            parsed = self._parse(name)
+            outcome = self._storage.claimed(Description(parsed, size, mtime_ns, executable != 0), digest)
+        except SecurexferError:
+            outcome = None  # the offer meets it again
+        if outcome is None or size > session.largest_file:
+            self.offer(number, messages.Offer(EXECUTABLE if executable else 0, size, mtime_ns, last))
+            return
+        self.files += 1
+        self.bytes += size
+        session.stored(name, size, digest.hex(), outcome, started)
+        self._out += self._frames.say_unchanged(number)
+        if len(self._out) >= _ENOUGH:
+            self.speak()
+
     def take_whole(self, number: int, offer: messages.Offer, content: memoryview, digest: bytes) -> None:
         """Take an eager file all of which has arrived: what `offer`, `data`, `move` and `trailer` do, in one."""
         name, found = self._directory + offer.name, hashlib.sha256(content)

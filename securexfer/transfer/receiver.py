@@ -199,14 +199,17 @@ class Receiver:
         )
 
     def _take_small(self, intake: Intake) -> bool:
-        """Take the small files that have arrived whole, a buffer of them at most; return whether there were any."""
-        whole = self._frames.hear_whole()
-        if not whole:
+        """Take small files and claims that have arrived whole, a buffer of them at most; return whether any had."""
+        whole, claim = self._frames.hear_whole(), None
+        if not whole and not (claim := self._frames.hear_claim()):
             return False
         self._check_not_stopping()
         while whole:
             intake.take_whole(*whole)
             whole = self._frames.hear_whole()
+        while claim:
+            intake.claim(*claim)
+            claim = self._frames.hear_claim()
         self._relieve()
         return True
 
@@ -215,6 +218,11 @@ class Receiver:
         if offer.flags & EAGER:
             self._rate, self._taken = None, 0
         self._taking().offer(number, offer)
+        self._relieve()
+
+    def _claim(self, number: int, claim: messages.Claim) -> None:
+        self._check_not_stopping()
+        self._taking().claim(number, claim)
         self._relieve()
 
     def _totals(self, _number: int, _totals: messages.Totals) -> None:
@@ -256,6 +264,7 @@ class Receiver:
         messages.Put: _put,
         messages.Totals: _totals,
         messages.Offer: _offer,
+        messages.Claim: _claim,
         messages.Start: _start,
         messages.Data: _data,
         messages.Trailer: _trailer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +20,11 @@ from securexfer.transfer.wishes import Wishes
 from securexfer.wire.order import IDLE
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator, Sequence
 
 SIZES = [0, 5, 100, *[7] * 12]  # so many that the last ones may go eagerly
-DRY_RUN, AT_ONCE = 1, 2  # bits of a stream's first byte
+DRY_RUN, AT_ONCE, KNOWN = 1, 2, 4  # bits of a stream's first byte
 
 # What a server says, with every answer there is, so that the fuzzer has all of them to take apart.
 ANSWERS = [
@@ -38,6 +40,17 @@ ANSWERS = [
     *(f'{number} Committed outcome=renamed stored_as="x"' for number in range(4, 17)),
     "0 Summary",
     '0 Refuse reason="BUSY" retry_after=1',
+]
+# The same to a client that claims its files.
+ANSWERS_TO_CLAIMS = [
+    ANSWERS[0],
+    "1 Committed outcome=unchanged",
+    "2 Accept offset=5",
+    '3 Refuse reason="EXISTS"',
+    "2 Committed outcome=unchanged",
+    *(f"{number} Accept" for number in range(4, 14)),
+    *(f"{number} Committed outcome=stored" for number in range(4, 17)),
+    "0 Summary",
 ]
 
 
@@ -73,6 +86,17 @@ class Silent:
         self.ended_items.add(item)
 
 
+class Remembered:
+    """Digests of files of zeros, which none of them has to be read for."""
+
+    def find(self, found: os.stat_result) -> bytes:
+        return hashlib.sha256(bytes(found.st_size)).digest()
+
+    def add(self, _found: os.stat_result, _digest: bytes, _read_began_ns: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Senders:
     """Senders of the same few files."""
 
@@ -94,8 +118,9 @@ class Senders:
         items = [self._item(number, size) for number, size in enumerate(SIZES)]
         items.append(Item(self._place, "directory", directory=True))
         watcher = Silent()
-        wishes = Wishes(dry_run=bool(flags & DRY_RUN), rehash=True)
+        wishes = Wishes(dry_run=bool(flags & DRY_RUN), rehash=not flags & KNOWN)
         with contextlib.suppress(SecurexferError), Sending(iter(items), watcher, "d", wishes) as sending:
+            sending.digests = Remembered()  # type: ignore[assignment]  # all of it that is used
             Sender(frames, sending).run()
         list(frames_of(bytes(connection.said)))
 
@@ -113,8 +138,12 @@ def stream_of(answers: Sequence[str]) -> bytes:
 
 def seeds() -> list[bytes]:
     """Return what the fuzzer begins with: the answers up to each of them, for a send and for a dry run."""
-    streams = [stream_of(ANSWERS[:end]) for end in range(len(ANSWERS) + 1)]
-    return [bytes([flags]) + stream for flags in range(4) for stream in streams]
+    return [
+        bytes([flags]) + stream_of(answers[:end])
+        for flags in range(8)
+        for answers in [ANSWERS_TO_CLAIMS if flags & KNOWN else ANSWERS]
+        for end in range(len(answers) + 1)
+    ]
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LARGEST_FILE = 8 << 20  # above what is taken by a thread beside, and no more than a few frames
 HERE = b"0123"  # what a name with `here` in it has at its beginning
+KNOWN = hashlib.sha256(HERE).digest()  # of what a name with `known` in it has
 RESUMED = """promise What is here is gone on from, and what is here as a whole is kept.
 put
 say 1 Offer name="here" size=8
@@ -42,6 +43,24 @@ say 2 Start offset=4
 say 2 Trailer
 say 3 Offer name="taken" size=4
 say 3 Abort
+say 0 Finish
+read right
+"""
+CLAIMED = """promise What is known is unchanged, and every other claim goes on as an offer.
+put
+say 1 Claim name="known" size=4 digest=sha256("0123")
+say 2 Claim name="here/known" size=4
+say 2 Start offset=4
+say 2 Trailer
+say 3 Claim name="new" size=4
+say 3 Start
+say 3 Data "4567"
+say 3 Trailer
+say 4 Claim name="taken" size=4
+say 4 Abort
+say 5 Claim name="../known" size=4
+say 5 Abort
+say 6 Claim name="known/too" size=4 digest=sha256("0123")
 say 0 Finish
 read right
 """
@@ -78,7 +97,7 @@ class Memory:
 def spoken(data: bytes) -> None:
     """Hold that any bytes are read as messages that spell them, in an order that is allowed, or are refused.
 
-    And that it makes no difference whether small files are taken as a whole where they have arrived so.
+    And that it makes no difference whether small files, and claims, are taken as a whole where they have arrived so.
     """
     assert _read(data, whole=True) == _read(data, whole=False)
 
@@ -101,7 +120,7 @@ def _read(data: bytes, *, whole: bool) -> tuple[object, ...]:
                 read += len(frame)
                 _answer(frames, messages.Trailer(digest), number)
                 continue
-            heard = frames.hear()
+            heard = (frames.hear_claim() if whole else None) or frames.hear()
             if heard is None:
                 frames.fill()
                 continue
@@ -139,6 +158,10 @@ def _answer(frames: Frames, message: messages.Message, number: int) -> None:
             frames.say(messages.Ready(3, 0, 0, 0, 0, "native"))
         case messages.Offer(flags) if not flags & (messages.DIRECTORY | messages.EAGER):
             frames.say(messages.Refuse(0, "NAME", "") if number % 3 == 0 else messages.Accept(0, bytes(16)), number)
+        case messages.Claim() if number % 3 == 1:
+            frames.say_unchanged(number)
+        case messages.Claim():
+            frames.say(messages.Refuse(0, "NAME", "") if number % 3 == 0 else messages.Accept(0, bytes(16)), number)
         case messages.Offer(messages.EAGER) if number % 3 == 0:
             frames.say(messages.Refuse(0, "NAME", ""), number)
         case messages.Trailer() if number % 3 == 0 and number in frames.conversation.open:
@@ -169,6 +192,9 @@ class Nowhere:
         if "taken" in name:
             raise NameTakenError("taken")
         return Kept(self, file, min(len(HERE), file.size) if "here" in name and not fresh else 0)
+
+    def claimed(self, file: Description, digest: bytes) -> Committed | None:
+        return Committed(Outcome.UNCHANGED, file.name) if "known" in str(file.name) and digest == KNOWN else None
 
     def stage(self, file: Description) -> Kept:
         return self.offer(file, fresh=True)
@@ -329,7 +355,7 @@ def seeds() -> dict[str, list[bytes]]:
         b"".join(step.frame({}) for step in scenario.steps if not step.heard and step.message != "Authenticate")
         for scenario in scenarios
     ]
-    after_login.append(vectors.load("resumed", RESUMED).stream)
+    after_login += [vectors.load("resumed", RESUMED).stream, vectors.load("claimed", CLAIMED).stream]
     return {
         "spoken": [scenario.stream for scenario in scenarios],
         "received": [bytes([flags]) + stream for flags in (0, MENDED, MENDED | SLOWLY) for stream in after_login],

@@ -13,7 +13,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hostile import speaking
-from hostile.speaking import ALIVE, FINISH, abort, data, directory, eager, offer, offer_raw, put, raw, start, trailer
+from hostile.speaking import (
+    ALIVE,
+    FINISH,
+    abort,
+    claim,
+    data,
+    directory,
+    eager,
+    offer,
+    offer_raw,
+    put,
+    raw,
+    start,
+    trailer,
+)
 from securexfer.wire import messages
 from securexfer.wire.messages import DATA, DIRECTORY, EAGER, MAX_DATA
 
@@ -153,6 +167,18 @@ WRONG = {
     "a name that is longer than it": raw(0x20, 2, struct.pack(">BQqH", 0, 1, 0, 4) + b"abc"),
     "a name of 4097 bytes": offer_raw(2, b"a" * 4097),
     "a name that is not UTF-8": offer_raw(2, b"a\xff"),
+    "a claim of the connection": raw(0x2A, 0, claim(2, "good", GOOD)[8:]),
+    "a claim with a flag of 2": raw(0x2A, 2, b"\2" + claim(2, "good", GOOD)[9:]),
+    "a claim with a byte more": raw(0x2A, 2, claim(2, "good", GOOD)[8:] + b"\0"),
+    "a claim with a byte less": raw(0x2A, 2, claim(2, "good", GOOD)[8:-1]),
+    "a claim whose digest is cut": raw(0x2A, 2, claim(2, "good", GOOD)[8:56]),
+    "a claim of a name that is not UTF-8": raw(0x2A, 2, claim(2, "x", GOOD)[8:-1] + b"\xff"),
+    "16 MiB of claim announced": raw(0x2A, 2, length=0xFFFFFF),
+    "a claim of a number left out": claim(3, "good", GOOD),
+    "a claim of a number again": claim(2, "good", GOOD) * 2,
+    "a claim of what is closed": claim(1, "good", GOOD),
+    "a trailer of a claim": claim(2, "y", b"y") + trailer(2, b"y"),
+    "content of a claim": claim(2, "y", b"y") + data(2, b"y"),
     "a name with a lone surrogate": offer_raw(2, b"\xed\xa0\x80"),
     "an overlong slash": offer_raw(2, b"..\xc0\xafx"),
     # words that are not a client's, or not now
@@ -199,7 +225,10 @@ WRONG = {
     "the largest number of bytes, eagerly": offer(2, "x", LARGEST, EAGER),
 }
 BEHIND_A_DIRECTORY = {"payload of a directory", "an abort of a directory"}  # which is complete by then
-OVER_THE_WINDOW = b"".join(offer(number, f"many/{number}", 1) for number in range(2, WINDOW + 3))
+OVER_THE_WINDOW = {
+    "window": b"".join(offer(number, f"many/{number}", 1) for number in range(2, WINDOW + 3)),
+    "window of claims": b"".join(claim(number, f"many/{number}", b"x") for number in range(2, WINDOW + 3)),
+}
 
 
 def lies_about_the_offset(speaker: Speaker) -> None:
@@ -271,6 +300,14 @@ REFUSED = {
     "an abort with an escape": Refused(_small(2, 5) + abort(2, "\x1b]0;title\x07"), "ABORTED"),
     "a byte over the largest": Refused(offer(2, "x", LARGEST + 1) + abort(2), "LIMIT"),
     "the largest number of bytes": Refused(offer(2, "x", 2**64 - 1) + abort(2), "LIMIT"),
+    "a claim over the largest": Refused(
+        messages.encode(messages.Claim(0, LARGEST + 1, 0, bytes(32), "x"), 2) + abort(2), "LIMIT"
+    ),
+    "a claim of another size": Refused(claim(2, "good", GOOD + b"x") + abort(2), "EXISTS"),
+    "a claim below a file": Refused(claim(2, "good/x", GOOD) + abort(2), "EXISTS"),
+    "a claim of a climbing name": Refused(claim(2, "../good", GOOD) + abort(2), "NAME"),
+    "a claim of a name with an escape": Refused(claim(2, "a\x1b]0;t\x07b", GOOD) + abort(2), "NAME"),
+    "a claim with the digest of something else": Refused(claim(2, "good", GOOD, bytes(32)) + abort(2), "ABORTED"),
     "a directory where a file is": Refused(directory(2, "good"), "EXISTS"),
     "a file below a file": Refused(eager(2, "good/x", b"x"), "EXISTS"),
     "other content under a name": Refused(eager(2, "good", b"evil"), "EXISTS"),

@@ -48,7 +48,7 @@ class Session:
         """Return the next message of one of these kinds, with its transfer."""
         while heard := self.speaker.hear():
             number, message = heard
-            if isinstance(message, messages.Offer):
+            if isinstance(message, messages.Offer | messages.Claim):
                 self.sizes[number], self.names[number] = message.size, message.name
             if isinstance(message, kinds):
                 return heard
@@ -64,9 +64,9 @@ class Session:
         self.say(messages.Ready(window, eager, UNKNOWN, UNKNOWN, UNKNOWN, "native"))
 
     def offered(self, name: str = "small") -> int:
-        """Return the number of an offer."""
+        """Return the number of an offer, or of a claim."""
         while True:
-            number, offer = self.hear(messages.Offer)
+            number, offer = self.hear(messages.Offer, messages.Claim)
             if offer.name == name:
                 return number
 
@@ -183,6 +183,18 @@ def then(*said: tuple[Message, int], of: str = "large") -> Callable[[Session], N
     return answer
 
 
+def says_of_a_claim(*said: Message) -> Callable[[Session], None]:
+    """Answer a claim with what is no answer to it: nothing was sent, so nothing can be stored."""
+
+    def answer(session: Session) -> None:
+        session.ready()
+        number, _ = session.hear(messages.Claim)
+        session.speaker.say(b"".join(messages.encode(message, number) for message in said))
+        session.wait()
+
+    return answer
+
+
 def commits_in_the_middle(session: Session) -> None:
     takes_small(session)
     number = next((n for n in session.names if session.names[n] == "large"), 0) or session.offered("large")
@@ -224,7 +236,7 @@ def refuses_each(reason: str, detail: str = "no") -> Callable[[Session], None]:
     def answer(session: Session) -> None:
         session.ready()
         while True:
-            number, said = session.hear(messages.Offer, messages.Finish)
+            number, said = session.hear(messages.Offer, messages.Claim, messages.Finish)
             if isinstance(said, messages.Finish):
                 break
             session.say(_refuse(reason, 0, detail), number)
@@ -290,6 +302,7 @@ class Expected:
     answer: Callable[[Session], None]
     code: int
     sessions: int = 1
+    claims: bool = False  # whether the client knows the digests of both files
     faster: int = 0  # where time has to run for it to end soon
     options: tuple[str, ...] = ("--timeout", "1", "--retries", "1")
 
@@ -335,6 +348,23 @@ ANSWERS = {
     "refuses after accepting": Expected(refuses_after_accepting, 5),
     "sums up too early": Expected(then((messages.Summary(2, 2), 0)), 7),
     "sends what is a sender's": Expected(then((messages.Trailer(bytes(32)), -1)), 7),
+    # claims
+    "accepts what was claimed, and takes it all": Expected(takes_it_all, 0, claims=True),
+    "stores what was only claimed": Expected(says_of_a_claim(STORED), 1, claims=True),
+    "renames what was only claimed": Expected(
+        says_of_a_claim(messages.Committed("renamed", 0, "other")), 1, claims=True
+    ),
+    "replaces what was only claimed": Expected(says_of_a_claim(messages.Committed("replaced", 0, "")), 1, claims=True),
+    "says unchanged of a claim twice": Expected(
+        says_of_a_claim(messages.UNCHANGED, messages.UNCHANGED), 7, claims=True
+    ),
+    "accepts a claim after committing": Expected(
+        says_of_a_claim(messages.UNCHANGED, messages.Accept(0, bytes(16))), 7, claims=True
+    ),
+    "accepts more than was claimed": Expected(says_of_a_claim(messages.Accept(2**40, bytes(16))), 1, claims=True),
+    "silent after a claim": Expected(is_silent_after(says_of_a_claim()), 75, sessions=2, claims=True),
+    "CHANGED for each claim": Expected(refuses_each("CHANGED"), 5, claims=True),
+    "EXISTS for each claim": Expected(refuses_each("EXISTS"), 5, claims=True),
     # words
     "NAME for each": Expected(refuses_each("NAME", ESCAPES), 5),
     "CHANGED for each": Expected(refuses_each("CHANGED"), 5),

@@ -41,6 +41,12 @@ def offer_raw(number: int, name: bytes, size: int = 0, flags: int = 0) -> bytes:
     return raw(0x20, number, struct.pack(">BQqH", flags, size, MTIME, len(name)) + name)
 
 
+def claim(number: int, name: str, content: bytes, digest: bytes = b"", executable: int = 0) -> bytes:
+    """Return a claim of a file with this content, or with another digest."""
+    digest = digest or hashlib.sha256(content).digest()
+    return messages.encode(messages.Claim(executable, len(content), MTIME, digest, name), number)
+
+
 def start(number: int, prefix: bytes = b"", nonce: bytes = b"", offset: int | None = None) -> bytes:
     """Return a Start with the proof over `prefix`."""
     proof = hashlib.sha256(nonce + hashlib.sha256(prefix).digest()).digest()
