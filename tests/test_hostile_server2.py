@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ import pytest
 from hostile.listeners import HOST, TlsListener
 from hostile.server2 import ANSWERS, Session
 from lab import PASSWORD, SECUREXFER, Lab, environment
+
+from securexfer.transfer.digests import DigestCache, clock_ns
 
 if TYPE_CHECKING:
     import ssl
@@ -40,7 +43,7 @@ def faster(case: str) -> Any:
 
 @pytest.mark.parametrize("case", [faster(case) for case in ANSWERS])
 def test_T19_T21_C01_C04_success_is_only_what_the_server_committed(
-    place: Lab, context2: ssl.SSLContext, case: str
+    place: Lab, context2: ssl.SSLContext, tmp_path: Path, case: str
 ) -> None:
     """It ends in words and soon, after no more tries than it was allowed, with the exit code that it should."""
     expected = ANSWERS[case]
@@ -51,6 +54,9 @@ def test_T19_T21_C01_C04_success_is_only_what_the_server_committed(
         sessions.append(session := Session(tls, len(sessions) + 1))
         expected.answer(session)
 
+    with DigestCache(tmp_path / "securexfer/digests.db") as digests:
+        for path in (place.home / "small", place.home / "large") if expected.claims else ():
+            digests.add(path.stat(), hashlib.sha256(path.read_bytes()).digest(), clock_ns() + 10**10)
     before = ["faketime", "-f", f"+0 x{expected.faster}"] if expected.faster else []
     with TlsListener(context2, answer) as listener:
         started = time.monotonic()
@@ -61,7 +67,7 @@ def test_T19_T21_C01_C04_success_is_only_what_the_server_committed(
                 "--password-file", str(place.password_file), "--json", *expected.options,
             ],
             stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
-            env=environment(SECUREXFER_CONFIG=str(place.config)),
+            env=environment(SECUREXFER_CONFIG=str(place.config), XDG_CACHE_HOME=str(tmp_path)),
         )  # fmt: skip
         seconds = time.monotonic() - started
     out, err = sent.stdout.decode(), sent.stderr.decode()

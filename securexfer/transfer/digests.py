@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from securexfer.errors import ConfigurationError, SecurexferError
 
@@ -34,6 +34,8 @@ _LOCK_SECONDS = 0.25  # a moment: another process writes a batch in a tenth of t
 # Taking the lock takes eight system calls, on a network file system as many round trips: so it is kept for many
 # lookups, but not for long, since nobody can write meanwhile.
 _HOLD_SECONDS = 0.1
+_MOST_AHEAD = 128  # rows that are read at once
+_MANY = 32  # are worth taking the lock for
 _LONG_BYTES = 1 << 20  # a file that is not known and takes longer to read than a lock should be held
 
 _SCHEMA_VERSION = 1
@@ -45,7 +47,9 @@ CREATE TABLE digests (
   sha256 BLOB NOT NULL,
   UNIQUE (device, inode)
 )"""
-_FIND = "SELECT size, mtime_ns, ctime_ns, sha256 FROM digests WHERE device = ? AND inode = ?"
+_FIND = (
+    "SELECT inode, size, mtime_ns, ctime_ns, sha256 FROM digests WHERE device = ? AND inode >= ? ORDER BY inode LIMIT ?"
+)
 _ADD = "INSERT OR REPLACE INTO digests (device, inode, size, mtime_ns, ctime_ns, sha256) VALUES (?, ?, ?, ?, ?, ?)"
 _TRIM = "DELETE FROM digests WHERE number <= (SELECT max(number) FROM digests) - ?"
 
@@ -67,6 +71,8 @@ class DigestCache:
         self._connection: sqlite3.Connection | None = None
         self._off = False  # it cannot be used, and is not tried again
         self._held_since: float | None = None  # a read transaction
+        self._ahead: dict[tuple[int, int], tuple[Any, ...]] = {}  # rows by device and inode
+        self._used = 0  # of them, since the last were read
         self._waiting: list[tuple[int, int, int, int, int, bytes]] = []  # rows to be written
 
     def __enter__(self) -> Self:
@@ -77,19 +83,39 @@ class DigestCache:
 
     def find(self, found: os.stat_result) -> bytes | None:
         """Return the SHA-256 of the file that `found` describes (32 bytes), or None if it is not known."""
+        row = self._ahead.pop((found.st_dev, found.st_ino), None)
+        if row is None:
+            row = self._read(found)
+        else:
+            self._used += 1
+        if row is not None and row[1:4] == (found.st_size, found.st_mtime_ns, found.st_ctime_ns):
+            return row[4] if isinstance(row[4], bytes) and len(row[4]) == 32 else None
+        if found.st_size >= _LONG_BYTES and self._connection:
+            self._let_go(self._connection)
+        return None
+
+    def _read(self, found: os.stat_result) -> tuple[Any, ...] | None:
+        """Return a file's row, if there is one, and keep those of the next inodes: twice as many as were of use before.
+
+        The files of a directory mostly came one after the other, and so have inodes side by side.
+        """
         connection = self._connection or self._connect()
         if connection is None:
             return None
+        device, inode = found.st_dev, found.st_ino
+        count, self._used = min(2 * self._used + 2, _MOST_AHEAD), 0
         try:
             self._hold(connection)
-            row = connection.execute(_FIND, (_signed(found.st_dev), _signed(found.st_ino))).fetchone()
-            if row is not None and row[:3] == (found.st_size, found.st_mtime_ns, found.st_ctime_ns):
-                return row[3] if isinstance(row[3], bytes) and len(row[3]) == 32 else None
-            if found.st_size >= _LONG_BYTES:
+            rows = connection.execute(_FIND, (_signed(device), _signed(inode), count)).fetchall()
+            if count >= _MANY:
                 self._let_go(connection)
         except _troubles() as error:
             self._fail(error)
-        return None
+            return None
+        if len(self._ahead) > _BATCH:
+            self._ahead.clear()
+        self._ahead.update(((device, row[0] % (1 << 64)), row) for row in rows)
+        return self._ahead.pop((device, inode), None)
 
     def add(self, found: os.stat_result, digest: bytes, read_began_ns: int) -> None:
         """Remember the SHA-256 of a file that was `found` so when its reading began, at that moment of `clock_ns`.

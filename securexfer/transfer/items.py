@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import os
     from pathlib import Path
 
     from securexfer.errors import SecurexferError
@@ -30,6 +31,7 @@ class Item:
     stored_as: str | None = None
     error: SecurexferError | None = None
     identity: tuple[int, int] | None = None  # device and inode of a file found in a directory: only that one is read
+    found: os.stat_result | None = None  # what it was a moment ago, for who asks next
 
     @property
     def open(self) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from securexfer.net.frames import Frames
     from securexfer.transfer.limiting import Limit
 
+_CLAIMS_AT_ONCE = 160  # of files with names of 30 bytes: a TLS record of 16 KiB
 _LISTEN_BYTES = 1 << 20  # how much may be sent before looking whether the receiver has said something
 
 
@@ -41,6 +42,7 @@ class Outflow:
         self._heard = heard
         self._unheard = 0  # bytes that were sent since we last listened
         self._messages = 0  # that were heard
+        self._claims = 0  # that were said
         self.sent = 0  # bytes
         self.owed = 0  # bytes that the receiver may have to hash or to sync before it can answer
         self._last_heard = self._last_said = self._last_word = time.monotonic()  # the last but for Alive
@@ -53,6 +55,13 @@ class Outflow:
     def say_whole(self, offer: messages.Offer, transfer: int, content: bytes, digest: bytes) -> None:
         """Say an eager offer with all that belongs to it."""
         self._buffer.append(self._frames.say_whole(offer, transfer, content, digest))
+
+    def say_claim(self, claim: messages.Claim, transfer: int) -> None:
+        """Say a claim. They go out a record at a time: the receiver answers the first while the next are made."""
+        self._buffer.append(self._frames.say_claim(claim, transfer))
+        self._claims += 1
+        if self._claims % _CLAIMS_AT_ONCE == 0:
+            self._buffer.flush()
 
     def say_data(self, transfer: int, length: int) -> None:
         """Say that so many bytes of payload come next, by `fill_from` and `fill_up`."""
@@ -110,11 +119,21 @@ class Outflow:
         return True
 
     def _take(self) -> None:
-        while message := self._frames.hear():
+        frames, heard, before = self._frames, self._heard, self._messages
+        while True:
+            while number := frames.hear_unchanged():
+                self._messages += 1
+                heard(number, messages.UNCHANGED)
+            if self._messages != before:
+                self._last_word = time.monotonic()
+            message = frames.hear()
+            if message is None:
+                return
             self._messages += 1
             if not isinstance(message[1], messages.Alive):
                 self._last_word = time.monotonic()
-            self._heard(*message)
+            heard(*message)
+            before = self._messages
 
     def _patient_until(self) -> float:
         return max(self._last_word, self._last_said) + max(self._timeout, patience(self.owed))

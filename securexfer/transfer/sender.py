@@ -144,8 +144,20 @@ class Sender:
                 self._announce(item, DIRECTORY)
         elif eager and item.size <= self._eager_limit and not item.fresh and not self._wishes.dry_run:
             self._send_eagerly(item)
+        elif not item.fresh and (digest := self._sending.known_digest(item)):
+            self._claim(item, digest)
         else:
             self._unanswered.add(self._announce(item, FRESH if item.fresh else 0))
+
+    def _claim(self, item: Item, digest: bytes) -> None:
+        """Offer a file with its digest, known without reading it: where the receiver has it, nothing else is said."""
+        number = self._conversation.last + 1
+        self._items[number] = item
+        self._unanswered.add(number)
+        item.sha256 = digest.hex()
+        self._out.say_claim(
+            messages.Claim(item.executable, item.size, item.mtime_ns, digest, item.name[self._prefix_length :]), number
+        )
 
     def _announce(self, item: Item, flags: int) -> int:
         number = self._conversation.last + 1
@@ -311,13 +323,20 @@ class Sender:
             self._new_in_a_row = 0
         else:
             self._new_in_a_row += 1
-        if self._items[number].error is None:
+        item = self._items[number]
+        item.sha256 = None  # what was claimed is to be seen
+        if item.error is None:
             self._accepted.append((number, accept))
 
     def _committed(self, number: int, committed: messages.Committed) -> None:
         item = self._items[number]
         if committed.outcome == "unchanged":
             self._new_in_a_row = 0
+        if number in self._unanswered:  # a claim
+            if committed.outcome != "unchanged":
+                raise ProtocolError(f"the server says {committed.outcome} of {show(item.name)!r}, which was not sent")
+            self._unanswered.remove(number)
+            self._ahead += 1
         item.outcome, item.stored_as = committed.outcome, committed.stored_as or item.name
         self._close(number)
 

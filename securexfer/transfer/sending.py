@@ -67,6 +67,9 @@ class Sending:
         """Return the digest of a file that has not changed since it was computed, if it is known and may be used."""
         if self.wishes.rehash:
             return None
+        found, item.found = item.found, None  # the next time it may have changed
+        if found is not None:
+            return self.digests.find(found)
         try:
             found = os.lstat(item.path)
         except OSError:

@@ -1,0 +1,403 @@
+"""A tree that is sent again: what both sides know is said in two messages, and everything else as if it were new."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fuzz.sending import Client, Silent, stream_of
+from fuzz.speaking import frames_of
+from hostile import speaking
+from hostile.chaos import UP, Way
+from hostile.speaking import FINISH, claim
+from lab import PASSWORD
+
+from securexfer.errors import NameTakenError, ProtocolError
+from securexfer.net.frames import Frames
+from securexfer.transfer.digests import DigestCache, clock_ns
+from securexfer.transfer.sender import EAGER_AFTER, FIRST_OFFERS, Sender
+from securexfer.transfer.sending import Sending
+from securexfer.transfer.tree import LeftOut, ScanRules, scan
+from securexfer.transfer.wishes import Wishes
+from securexfer.wire import messages
+from securexfer.wire.messages import Abort, Claim, Finish, Offer, Start, Totals, Trailer
+from securexfer.wire.order import IDLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lab import Lab, Server
+
+    from securexfer.transfer.items import Item
+
+READY = "0 Ready window=2048 eager=1000"
+CONTENT = b"what was measured"
+DIGEST = hashlib.sha256(CONTENT).digest()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test a cache of digests of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def remember(*paths: Path, digest: bytes | None = None) -> None:
+    """Have the cache know files, as if they had been read long after they were written."""
+    with DigestCache() as digests:
+        for path in paths:
+            digests.add(path.stat(), digest or hashlib.sha256(path.read_bytes()).digest(), clock_ns() + 10**10)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    place = tmp_path / "tree"
+    place.mkdir()
+    (place / "x").write_bytes(CONTENT)
+    remember(place / "x")
+    return place
+
+
+# -- what a sender says -------------------------------------------------------------------------------------------
+
+
+class Answering(Client):
+    """A server that says one thing each time the sender waits for it."""
+
+    def __init__(self, *answers: str | list[str]) -> None:
+        super().__init__(b"")
+        steps = [[READY], *(answer if isinstance(answer, list) else [answer] for answer in answers), ["0 Summary"]]
+        self._steps = [stream_of(step)[: -messages.HEADER_SIZE] for step in steps]  # but for the Alive at its end
+
+    def has_input(self, _seconds: float) -> bool:
+        self.stream = memoryview(bytes(self.stream) + self._steps.pop(0))
+        return True
+
+    def try_receive_into(self, view: memoryview) -> int | None:
+        return super().try_receive_into(view) if len(self.stream) else None
+
+
+def run(connection: Answering, items: Sequence[Item], **wishes: Any) -> Frames:
+    """Let a sender send these items."""
+    frames = Frames(connection, server=False)  # type: ignore[arg-type]  # all of it that is used
+    frames.conversation.state = IDLE
+    with Sending(iter(items), Silent(), "", Wishes(**wishes)) as sending:
+        Sender(frames, sending).run()
+    return frames
+
+
+def said(items: Sequence[Item], *answers: str | list[str], **wishes: Any) -> list[messages.Message]:
+    """Return what a sender says of items, without Put, to a server whose answers are these."""
+    connection = Answering(*answers)
+    run(connection, items, **wishes)
+    return [message for message, _ in frames_of(bytes(connection.said))][1:]
+
+
+def found(tree: Path) -> list[Item]:
+    """Return the files of a tree, as they are found."""
+    return [item for item in scan([tree], ScanRules(), LeftOut()) if not item.directory]
+
+
+def claim_of(item: Item, digest: bytes = DIGEST) -> Claim:
+    return Claim(item.executable, item.size, item.mtime_ns, digest, item.name)
+
+
+def test_a_file_whose_digest_is_known_is_claimed_and_that_is_all_if_it_is_unchanged(tree: Path) -> None:
+    (item,) = found(tree)
+    assert said([item], "1 Committed outcome=unchanged") == [claim_of(item), Totals(1, len(CONTENT)), Finish()]
+    assert (item.outcome, item.stored_as, item.sha256) == ("unchanged", "tree/x", DIGEST.hex())
+    assert (item.sent, item.resumed) == (0, 0)
+
+
+def test_a_file_whose_digest_is_not_known_is_offered(tree: Path, cache: Path) -> None:
+    shutil.rmtree(cache)
+    (item,) = found(tree)
+    offer, *rest = said([item], f"1 Accept offset={len(CONTENT)}", "1 Committed outcome=unchanged")
+    assert offer == Offer(0, len(CONTENT), item.mtime_ns, "tree/x")
+    assert [type(message) for message in rest] == [Totals, Start, Trailer, Finish]
+
+
+def test_rehash_claims_nothing_from_memory(tree: Path) -> None:
+    """Though every file is known, each is read."""
+    remember(tree / "x", digest=bytes(32))
+    (item,) = found(tree)
+    heard = said([item], f"1 Accept offset={len(CONTENT)}", "1 Committed outcome=unchanged", rehash=True)
+    assert [type(message) for message in heard] == [Offer, Totals, Start, Trailer, Finish]
+    assert heard[3] == Trailer(DIGEST)
+
+
+def test_a_claim_that_is_accepted_goes_on_as_an_offer(tree: Path) -> None:
+    """All of it is there, to be proved; nothing is; the beginning is."""
+    for offset, payload in ((len(CONTENT), 0), (0, len(CONTENT)), (5, len(CONTENT) - 5)):
+        (item,) = found(tree)
+        nonce = bytes(16)
+        heard = said([item], f"1 Accept offset={offset}", "1 Committed outcome=stored")
+        prefix = hashlib.sha256(CONTENT[:offset]).digest()
+        assert heard == [
+            claim_of(item),
+            Totals(1, len(CONTENT)),
+            Start(offset, hashlib.sha256(nonce + prefix).digest()),
+            Trailer(DIGEST),
+            Finish(),
+        ]
+        assert (item.outcome, item.resumed, item.sent) == ("stored", offset, len(CONTENT))
+        assert payload == item.sent - item.resumed
+
+
+def test_where_something_else_is_the_file_is_offered_anew(tree: Path) -> None:
+    (item,) = found(tree)
+    heard = said([item], '1 Refuse reason="CHANGED"', "2 Accept", "2 Committed outcome=replaced", on_conflict="replace")
+    assert [type(message) for message in heard] == [Claim, Totals, Abort, Offer, Start, Trailer, Finish]
+    assert heard[3] == Offer(messages.FRESH, len(CONTENT), item.mtime_ns, "tree/x")
+    assert item.outcome == "replaced"
+
+
+def test_a_claim_that_is_refused_has_its_error(tree: Path) -> None:
+    (item,) = found(tree)
+    heard = said([item], '1 Refuse reason="EXISTS"')
+    assert [type(message) for message in heard] == [Claim, Totals, Abort, Finish]
+    assert isinstance(item.error, NameTakenError)
+
+
+@pytest.mark.parametrize("outcome", ["stored", "renamed", "replaced"])
+def test_a_server_that_says_it_has_stored_what_was_only_claimed_is_not_believed(tree: Path, outcome: str) -> None:
+    (item,) = found(tree)
+    with pytest.raises(ProtocolError, match="which was not sent"):
+        said([item], f"1 Committed outcome={outcome}")
+    assert item.open
+
+
+def test_what_would_be_sent_is_asked_by_claims_in_a_dry_run_too(tree: Path) -> None:
+    (item,) = found(tree)
+    assert said([item], "1 Committed outcome=unchanged", dry_run=True)[0] == claim_of(item)
+    assert item.outcome == "unchanged"
+    (item,) = found(tree)
+    heard = said([item], "1 Accept", '1 Refuse reason="ABORTED"', dry_run=True)
+    assert [type(message) for message in heard] == [Claim, Totals, Abort, Finish]
+    assert item.outcome == "offered"
+
+
+def many(tree: Path, count: int) -> list[Item]:
+    for number in range(count):
+        (tree / f"{number:05}").write_bytes(b"%05d" % number)
+    (tree / "x").unlink()
+    remember(*tree.iterdir())
+    return found(tree)
+
+
+def test_claims_go_ahead_as_offers_do_and_further_with_each_answer(tree: Path) -> None:
+    """As if there were a long line: each answer makes room for two more."""
+    items = many(tree, 300)
+    connection = Answering(*(f"{number} Committed outcome=unchanged" for number in range(1, 301)))
+    ahead: list[int] = []
+    has_input = connection.has_input
+
+    def waiting(seconds: float) -> bool:
+        ahead.append(len([message for message, _ in frames_of(bytes(connection.said)) if isinstance(message, Claim)]))
+        return has_input(seconds)
+
+    connection.has_input = waiting  # type: ignore[method-assign]
+    run(connection, items)
+    assert ahead[:5] == [0, FIRST_OFFERS, FIRST_OFFERS + 2, FIRST_OFFERS + 4, FIRST_OFFERS + 6]
+    assert ahead[-1] == 300
+    assert {item.outcome for item in items} == {"unchanged"}
+
+
+def test_when_nothing_is_there_the_next_files_go_eagerly_though_they_are_known(tree: Path) -> None:
+    items = many(tree, FIRST_OFFERS + 10)
+    accepted = [f"{number} Accept" for number in range(1, FIRST_OFFERS + 1)]
+    stored = [f"{number} Committed outcome=stored" for number in range(1, len(items) + 1)]
+    heard = said(items, accepted, stored)
+    assert len([message for message in heard if isinstance(message, Claim)]) == FIRST_OFFERS
+    eager = [message for message in heard if isinstance(message, Offer)]
+    assert [message.flags for message in eager] == [messages.EAGER] * 10
+    assert FIRST_OFFERS > EAGER_AFTER
+
+
+def test_what_the_scan_saw_is_good_for_one_claim(tree: Path) -> None:
+    """When a file is taken back, because the connection is lost, it is looked at anew."""
+    (item,) = found(tree)
+    with Sending(iter([item]), Silent(), "", Wishes()) as sending:
+        assert sending.known_digest(item) == DIGEST
+        (tree / "x").write_bytes(CONTENT.upper())
+        os.utime(tree / "x", ns=(item.mtime_ns, item.mtime_ns))
+        assert sending.known_digest(item) is None
+
+
+# -- towards a server ----------------------------------------------------------------------------------------------
+
+
+def outcomes(server: Server, count: int) -> set[str]:
+    """Return how the last files of a server's log ended."""
+    return {event["outcome"] for event in server.events("file.ok")[-count:]}
+
+
+def test_a_tree_that_is_known_costs_a_message_of_each_side(lab: Lab, tree: Path) -> None:
+    """Counted on the way: neither an offer with its proof would fit, nor any content."""
+    for number in range(400):
+        (tree / f"{number:03}").write_bytes(os.urandom(3000))
+    remember(*tree.iterdir())
+    server = lab.serve()
+    assert lab.send(server, tree).returncode == 0
+    times = {path: path.stat().st_mtime_ns for path in (lab.inbox / "ana/tree").iterdir()}
+    with Way(server.port) as way:
+        again = lab.send(way.port, tree)
+        assert "401 files unchanged" in again.stdout
+        assert way.passed[UP] < 4000 + 401 * (8 + 51 + len("tree/000"))
+    assert outcomes(server, 401) == {"unchanged"}
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_a_new_time_of_the_sender_leaves_an_unchanged_file_as_it_is(lab: Lab, tree: Path) -> None:
+    server = lab.serve()
+    assert lab.send(server, tree).returncode == 0
+    there = (lab.inbox / "ana/tree/x").stat()
+    os.utime(tree / "x", ns=(5, 5))
+    remember(tree / "x")
+    assert "1 file unchanged" in lab.send(server, tree).stdout
+    assert (lab.inbox / "ana/tree/x").stat() == there
+
+
+def spoil(there: Path) -> None:
+    before = there.stat()
+    there.write_bytes(CONTENT.upper())
+    os.utime(there, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "code"),
+    [("refuse", "refused", 5), ("skip", "skipped", 0), ("replace", "replaced", 0), ("rename", "renamed", 0)],
+)
+def test_a_byte_that_was_altered_on_the_server_is_noticed_behind_a_claim(
+    lab: Lab, tree: Path, policy: str, status: str, code: int
+) -> None:
+    """With its size and mtime as they were: the server reads it, and the policy decides."""
+    server = lab.serve()
+    assert lab.send(server, tree / "x").returncode == 0
+    there = lab.inbox / "ana/x"
+    spoil(there)
+    result = lab.send(server, tree / "x", "--json", "--on-conflict", policy)
+    assert (json.loads(result.stdout.splitlines()[0])["status"], result.returncode) == (status, code), result.stderr
+    expected = {"x": CONTENT if policy == "replace" else CONTENT.upper()}
+    assert lab.stored() == expected | ({"x (1)": CONTENT} if policy == "rename" else {})
+
+
+@pytest.mark.parametrize("lost", ["index", "digests", "both"])
+def test_what_is_remembered_may_be_lost_on_either_side(lab: Lab, tree: Path, cache: Path, lost: str) -> None:
+    server = lab.serve()
+    assert lab.send(server, tree).returncode == 0
+    if lost != "digests":
+        assert server.stop() == 0
+        for path in lab.inbox.glob(".securexfer-index*"):
+            path.unlink()
+        server = lab.serve()
+    if lost != "index":
+        shutil.rmtree(cache)
+    result = lab.send(server, tree)
+    assert (result.returncode, "1 file unchanged" in result.stdout) == (0, True), result.stderr
+
+
+@pytest.mark.parametrize("there", ["a directory", "a link", "a file on the way", "nothing"])
+def test_what_is_no_file_is_never_unchanged(lab: Lab, tree: Path, there: str) -> None:
+    server = lab.serve()
+    assert lab.send(server, tree).returncode == 0
+    place = lab.inbox / "ana/tree"
+    (place / "x").rename(lab.home / "x")
+    if there == "a directory":
+        (place / "x").mkdir()
+    elif there == "a link":
+        (place / "x").symlink_to(lab.home / "x")
+    elif there == "a file on the way":
+        place.rmdir()
+        place.write_bytes(CONTENT)
+    result = lab.send(server, tree / "x", "--json", target="/tree")
+    status = json.loads(result.stdout.splitlines()[0])["status"]
+    assert (status, result.returncode) == (("stored", 0) if there == "nothing" else ("refused", 5)), result.stderr
+    assert (lab.home / "x").read_bytes() == CONTENT
+
+
+def test_a_claim_needs_no_quota_if_the_file_is_there_and_all_of_it_if_it_is_not(lab: Lab, tree: Path) -> None:
+    server = lab.serve("--quota", str(len(CONTENT)))
+    assert lab.send(server, tree / "x").returncode == 0
+    (tree / "y").write_bytes(CONTENT)
+    remember(tree / "y")
+    result = lab.send(server, tree, "--json", target="/d")
+    assert {json.loads(line).get("reason") for line in result.stdout.splitlines()[:-1]} == {"QUOTA"}
+    result = lab.send(server, tree / "x", tree / "y", "--json")
+    first, second = map(json.loads, result.stdout.splitlines()[:2])
+    assert (first["status"], second["reason"]) == ("unchanged", "QUOTA")
+
+
+def test_a_tree_of_which_a_part_is_new_moves_that_part_alone(lab: Lab, tree: Path) -> None:
+    for number in range(300):
+        (tree / f"{number:03}").write_bytes(os.urandom(3000))
+    remember(*tree.iterdir())
+    server = lab.serve()
+    assert lab.send(server, tree).returncode == 0
+    for number in range(0, 300, 10):
+        (tree / f"{number:03}-new").write_bytes(os.urandom(3000))
+    with Way(server.port) as way:
+        result = lab.send(way.port, tree, "--json")
+        assert way.passed[UP] < 4000 + 301 * 80 + 30 * 3400
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert (summary["unchanged"], summary["stored"]) == (301, 331)
+    assert {name.removeprefix("tree/"): content for name, content in lab.stored().items()} == {
+        path.name: path.read_bytes() for path in tree.iterdir()
+    }
+
+
+def test_a_dry_run_says_what_is_unchanged_and_what_would_be_sent(lab: Lab, tree: Path) -> None:
+    server = lab.serve()
+    assert lab.send(server, tree).returncode == 0
+    (tree / "y").write_bytes(b"known, and new")
+    remember(tree / "y")
+    result = lab.send(server, tree, "--dry-run", "--json")
+    status = {line["name"]: line["status"] for line in map(json.loads, result.stdout.splitlines()[:-1])}
+    assert status == {"tree/x": "unchanged", "tree/y": "offered"}
+    assert lab.stored() == {"tree/x": CONTENT}
+
+
+def test_what_is_sent_while_somebody_types_the_password_is_looked_at_anew(lab: Lab, tree: Path) -> None:
+    """The first file is found before the login: by the time it is claimed, it may be another."""
+    server = lab.serve()
+    assert lab.send(server, tree).returncode == 0
+    arguments = ("send", tree, f"ana@localhost:{server.port}", "--ca", lab.ca, "--json", "--on-conflict", "replace")
+    typed = f"sleep 1; printf {'y' * len(CONTENT)} > {tree / 'x'}; cat {lab.password_file}"
+    with subprocess.Popen(["sh", "-c", typed], stdout=subprocess.PIPE) as typing:
+        result = lab.run(*arguments, "--password-stdin", stdin=typing.stdout)
+    assert "changed before it was sent" in json.loads(result.stdout.splitlines()[0])["detail"], result.stdout
+
+
+def test_claims_that_nobody_follows_up_are_bounded_and_leave_nothing(lab: Lab) -> None:
+    """A window of them, each answered with Accept; then silence: the end comes as after offers."""
+    server = lab.serve("--idle-timeout", "1")
+    with speaking.ready(server.port, lab.ca, "ana", PASSWORD) as speaker:
+        speaker.say(*(claim(number, f"d/{number}", b"x") for number in range(1, 2049)))
+        started = time.monotonic()
+        heard = speaker.rest()
+    assert [type(message) for _, message in heard[:-1]] == [messages.Accept] * 2048
+    assert heard[-1][1].reason == "TIMEOUT"
+    assert time.monotonic() - started < 10
+    assert lab.stored() == {}
+    assert server.wait_for("conn.close")["reason"] == "TIMEOUT"
+
+
+def test_finish_waits_for_the_answers_to_claims(lab: Lab) -> None:
+    """The client's own table holds it; a server has answered each claim by the time it reads on."""
+    server = lab.serve()
+    with speaking.ready(server.port, lab.ca, "ana", PASSWORD) as speaker:
+        speaker.say(speaking.eager(1, "x", CONTENT))
+        speaker.until(messages.Committed)
+        speaker.say(*(claim(number, "x", CONTENT) for number in range(2, 3002)), FINISH)
+        assert speaker.until(messages.Summary) == messages.Summary(3001, 3001 * len(CONTENT))
+        with contextlib.suppress(OSError):
+            speaker.tls.unwrap()
+    assert lab.stored() == {"x": CONTENT}
