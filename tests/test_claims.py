@@ -222,13 +222,20 @@ def test_when_nothing_is_there_the_next_files_go_eagerly_though_they_are_known(t
     assert FIRST_OFFERS > EAGER_AFTER
 
 
-def test_what_the_scan_saw_is_good_for_one_claim(tree: Path) -> None:
-    """When a file is taken back, because the connection is lost, it is looked at anew."""
-    (item,) = found(tree)
+def test_what_the_scan_saw_is_used_when_a_file_is_first_offered_and_never_again(tree: Path) -> None:
+    """Whoever asks later, as for a file that was taken back because the connection is lost, looks at it anew."""
+    items = many(tree, FIRST_OFFERS + 10)
+    accepted = [f"{number} Accept" for number in range(1, FIRST_OFFERS + 1)]
+    said(items, accepted, [f"{number} Committed outcome=stored" for number in range(1, len(items) + 1)])
+    assert {item.seen for item in items} == {None}
+    (item,) = found(tree / "00000")
     with Sending(iter([item]), Silent(), "", Wishes()) as sending:
-        assert sending.known_digest(item) == DIGEST
-        (tree / "x").write_bytes(CONTENT.upper())
-        os.utime(tree / "x", ns=(item.mtime_ns, item.mtime_ns))
+        seen = (tree / "00000").lstat()
+        digest = hashlib.sha256(b"00000").digest()
+        assert sending.known_digest(item, seen) == digest
+        (tree / "00000").write_bytes(b"other")
+        os.utime(tree / "00000", ns=(item.mtime_ns, item.mtime_ns))
+        assert sending.known_digest(item, seen) == digest
         assert sending.known_digest(item) is None
 
 

@@ -98,7 +98,7 @@ def send(
     try:
         first = next(items, None)
         if first:
-            first.found = None  # by the time that somebody has typed a password, it may have changed
+            first.seen = None  # by the time that somebody has typed a password, it may have changed
             prompt = f"Password of {user} on {goal.host}"
             password = obtain_password(prompt, from_stdin=password_stdin, file=password_file)
             with report:

@@ -31,7 +31,7 @@ class Item:
     stored_as: str | None = None
     error: SecurexferError | None = None
     identity: tuple[int, int] | None = None  # device and inode of a file found in a directory: only that one is read
-    found: os.stat_result | None = None  # what it was a moment ago, for who asks next
+    seen: os.stat_result | None = None  # what a file in a directory was when it was found there, until it is offered
 
     @property
     def open(self) -> bool:

@@ -139,12 +139,13 @@ class Sender:
             self._offer_one(item, eager=not between and self._new_in_a_row >= EAGER_AFTER)
 
     def _offer_one(self, item: Item, *, eager: bool) -> None:
+        seen, item.seen = item.seen, None  # whenever it is asked for again, it may have changed
         if item.directory:
             if not self._wishes.dry_run:
                 self._announce(item, DIRECTORY)
         elif eager and item.size <= self._eager_limit and not item.fresh and not self._wishes.dry_run:
             self._send_eagerly(item)
-        elif not item.fresh and (digest := self._sending.known_digest(item)):
+        elif not item.fresh and (digest := self._sending.known_digest(item, seen)):
             self._claim(item, digest)
         else:
             self._unanswered.add(self._announce(item, FRESH if item.fresh else 0))

@@ -63,13 +63,15 @@ class Sending:
             item.sent = item.resumed = 0
         self._again.extendleft(reversed(items))
 
-    def known_digest(self, item: Item) -> bytes | None:
-        """Return the digest of a file that has not changed since it was computed, if it is known and may be used."""
+    def known_digest(self, item: Item, seen: os.stat_result | None = None) -> bytes | None:
+        """Return the digest of a file that has not changed since it was computed, if it is known and may be used.
+
+        It is looked at, unless it was `seen` a moment ago.
+        """
         if self.wishes.rehash:
             return None
-        found, item.found = item.found, None  # the next time it may have changed
-        if found is not None:
-            return self.digests.find(found)
+        if seen is not None:
+            return self.digests.find(seen)
         try:
             found = os.lstat(item.path)
         except OSError:

@@ -317,7 +317,7 @@ class _Walk:
             found.st_mtime_ns,
             found.st_mode & stat.S_IXUSR != 0,
             identity=identity,
-            found=found,
+            seen=found,
         )
 
     def _ended(self, directory: _Directory) -> Item:
