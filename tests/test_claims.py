@@ -22,6 +22,7 @@ from lab import PASSWORD
 from securexfer.errors import NameTakenError, ProtocolError
 from securexfer.net.frames import Frames
 from securexfer.transfer.digests import DigestCache, clock_ns
+from securexfer.transfer.items import Item
 from securexfer.transfer.sender import EAGER_AFTER, FIRST_OFFERS, Sender
 from securexfer.transfer.sending import Sending
 from securexfer.transfer.tree import LeftOut, ScanRules, scan
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lab import Lab, Server
-
-    from securexfer.transfer.items import Item
 
 READY = "0 Ready window=2048 eager=1000"
 CONTENT = b"what was measured"
@@ -132,6 +131,18 @@ def test_rehash_claims_nothing_from_memory(tree: Path) -> None:
     heard = said([item], f"1 Accept offset={len(CONTENT)}", "1 Committed outcome=unchanged", rehash=True)
     assert [type(message) for message in heard] == [Offer, Totals, Start, Trailer, Finish]
     assert heard[3] == Trailer(DIGEST)
+
+
+def test_a_file_that_is_alone_is_offered_without_opening_the_cache(tree: Path) -> None:
+    """Of several that were typed, those behind the first are claimed."""
+    (tree / "y").write_bytes(b"y")
+    remember(tree / "y")
+    items = [Item(path, path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(tree.iterdir())]
+    heard = said(
+        items, "2 Committed outcome=unchanged", f"1 Accept offset={len(CONTENT)}", "1 Committed outcome=unchanged"
+    )
+    assert [type(message) for message in heard] == [Offer, Claim, Totals, Start, Trailer, Finish]
+    assert heard[1] == claim_of(items[1], hashlib.sha256(b"y").digest())
 
 
 def test_a_claim_that_is_accepted_goes_on_as_an_offer(tree: Path) -> None:
@@ -288,13 +299,12 @@ def test_a_byte_that_was_altered_on_the_server_is_noticed_behind_a_claim(
 ) -> None:
     """With its size and mtime as they were: the server reads it, and the policy decides."""
     server = lab.serve()
-    assert lab.send(server, tree / "x").returncode == 0
-    there = lab.inbox / "ana/x"
-    spoil(there)
-    result = lab.send(server, tree / "x", "--json", "--on-conflict", policy)
+    assert lab.send(server, tree).returncode == 0
+    spoil(lab.inbox / "ana/tree/x")
+    result = lab.send(server, tree, "--json", "--on-conflict", policy)
     assert (json.loads(result.stdout.splitlines()[0])["status"], result.returncode) == (status, code), result.stderr
-    expected = {"x": CONTENT if policy == "replace" else CONTENT.upper()}
-    assert lab.stored() == expected | ({"x (1)": CONTENT} if policy == "rename" else {})
+    expected = {"tree/x": CONTENT if policy == "replace" else CONTENT.upper()}
+    assert lab.stored() == expected | ({"tree/x (1)": CONTENT} if policy == "rename" else {})
 
 
 @pytest.mark.parametrize("lost", ["index", "digests", "both"])
@@ -325,9 +335,9 @@ def test_what_is_no_file_is_never_unchanged(lab: Lab, tree: Path, there: str) ->
     elif there == "a file on the way":
         place.rmdir()
         place.write_bytes(CONTENT)
-    result = lab.send(server, tree / "x", "--json", target="/tree")
-    status = json.loads(result.stdout.splitlines()[0])["status"]
-    assert (status, result.returncode) == (("stored", 0) if there == "nothing" else ("refused", 5)), result.stderr
+    result = lab.send(server, tree, "--json")
+    first = json.loads(result.stdout.splitlines()[0])
+    assert (first["name"], first["status"]) == ("tree/x", "stored" if there == "nothing" else "refused"), result.stderr
     assert (lab.home / "x").read_bytes() == CONTENT
 
 
@@ -339,8 +349,8 @@ def test_a_claim_needs_no_quota_if_the_file_is_there_and_all_of_it_if_it_is_not(
     result = lab.send(server, tree, "--json", target="/d")
     assert {json.loads(line).get("reason") for line in result.stdout.splitlines()[:-1]} == {"QUOTA"}
     result = lab.send(server, tree / "x", tree / "y", "--json")
-    first, second = map(json.loads, result.stdout.splitlines()[:2])
-    assert (first["status"], second["reason"]) == ("unchanged", "QUOTA")
+    entries = {entry["name"]: entry for entry in map(json.loads, result.stdout.splitlines()[:2])}
+    assert (entries["x"]["status"], entries["y"]["reason"]) == ("unchanged", "QUOTA")
 
 
 def test_a_tree_of_which_a_part_is_new_moves_that_part_alone(lab: Lab, tree: Path) -> None:

@@ -31,6 +31,8 @@ from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH, MAX_DA
 from securexfer.wire.order import ACCEPTED, IDLE
 
 if TYPE_CHECKING:
+    import os
+
     from securexfer.net.frames import Frames
     from securexfer.transfer.items import Item
     from securexfer.transfer.sending import Sending
@@ -145,10 +147,14 @@ class Sender:
                 self._announce(item, DIRECTORY)
         elif eager and item.size <= self._eager_limit and not item.fresh and not self._wishes.dry_run:
             self._send_eagerly(item)
-        elif not item.fresh and (digest := self._sending.known_digest(item, seen)):
+        elif self._may_claim(item, seen) and (digest := self._sending.known_digest(item, seen)):
             self._claim(item, digest)
         else:
             self._unanswered.add(self._announce(item, FRESH if item.fresh else 0))
+
+    def _may_claim(self, item: Item, seen: os.stat_result | None) -> bool:
+        """Whether to look for its digest first. Not of a file that is alone: opening the cache takes longer."""
+        return not item.fresh and (seen is not None or self._conversation.last > 0)
 
     def _claim(self, item: Item, digest: bytes) -> None:
         """Offer a file with its digest, known without reading it: where the receiver has it, nothing else is said."""
