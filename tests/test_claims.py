@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any
@@ -176,6 +177,22 @@ def test_a_claim_that_is_refused_has_its_error(tree: Path) -> None:
     heard = said([item], '1 Refuse reason="EXISTS"')
     assert [type(message) for message in heard] == [Claim, Totals, Abort, Finish]
     assert isinstance(item.error, NameTakenError)
+
+
+def test_a_file_that_changed_behind_its_claim_has_no_digest(tree: Path) -> None:
+    (item,) = found(tree)
+    connection = Answering(f"1 Accept offset={len(CONTENT)}", '1 Refuse reason="ABORTED"')
+    has_input = connection.has_input
+
+    def change(seconds: float) -> bool:
+        (tree / "x").write_bytes(b"other" if connection.said.count(b"tree/x") else CONTENT)
+        return has_input(seconds)
+
+    connection.has_input = change  # type: ignore[method-assign]
+    run(connection, [item])
+    assert item.error
+    assert "changed" in item.error.message
+    assert item.sha256 is None
 
 
 @pytest.mark.parametrize("outcome", ["stored", "renamed", "replaced"])
@@ -351,6 +368,23 @@ def test_a_claim_needs_no_quota_if_the_file_is_there_and_all_of_it_if_it_is_not(
     result = lab.send(server, tree / "x", tree / "y", "--json")
     entries = {entry["name"]: entry for entry in map(json.loads, result.stdout.splitlines()[:2])}
     assert (entries["x"]["status"], entries["y"]["reason"]) == ("unchanged", "QUOTA")
+
+
+def test_a_claim_over_the_limit_is_refused_though_the_file_is_there(lab: Lab, tree: Path) -> None:
+    server = lab.serve()
+    assert lab.send(server, tree).returncode == 0
+    assert server.stop() == 0
+    result = lab.send(lab.serve("--largest-file", str(len(CONTENT) - 1)), tree, "--json")
+    assert json.loads(result.stdout.splitlines()[0])["reason"] == "LIMIT"
+
+
+def test_a_script_that_was_claimed_and_is_new_gets_its_bit(lab: Lab, tree: Path) -> None:
+    (tree / "y").write_bytes(b"#!/bin/sh")
+    (tree / "y").chmod(0o700)
+    remember(tree / "y")
+    assert lab.send(lab.serve(), tree).returncode == 0
+    modes = {path.name: path.stat().st_mode & stat.S_IXUSR for path in (lab.inbox / "ana/tree").iterdir()}
+    assert modes == {"x": 0, "y": stat.S_IXUSR}
 
 
 def test_a_tree_of_which_a_part_is_new_moves_that_part_alone(lab: Lab, tree: Path) -> None:

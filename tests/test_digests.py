@@ -12,12 +12,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from securexfer.transfer import digests
 from securexfer.transfer.digests import SETTLED_NS, DigestCache, clock_ns
 from securexfer.transfer.sources import SourceFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LATER_NS = 10 * SETTLED_NS  # what was made by a test has settled by then
 
@@ -112,6 +116,100 @@ def made(inode: int, stamp: int, size: int = 1) -> os.stat_result:
         (stat.S_IFREG, inode, 1, 1, 0, 0, size, stamp, stamp, stamp),
         {"st_mtime_ns": stamp * 10**9, "st_ctime_ns": stamp * 10**9},
     )
+
+
+# -- rows that are read ahead -------------------------------------------------------------------------------------
+
+INODES = [*range(1000, 1400), 5, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, *range(2000, 2400, 3)]
+
+
+def content_of(inode: int) -> bytes:
+    return hashlib.sha256(str(inode).encode()).digest()
+
+
+@pytest.fixture
+def filled(place: Path) -> Path:
+    """Return a cache that knows these inodes, written in some other order than theirs."""
+    with DigestCache(place) as cache:
+        for inode in sorted(INODES, key=content_of):
+            cache.add(made(inode, 5), content_of(inode), clock_ns())
+    return place
+
+
+class Counting:
+    """A connection of SQLite that counts the rows that are asked for."""
+
+    def __init__(self, connection: sqlite3.Connection, counts: list[int]) -> None:
+        self._connection = connection
+        self._counts = counts
+
+    def execute(self, statement: str, values: tuple[int, ...] = ()) -> sqlite3.Cursor:
+        if values:
+            self._counts.append(values[-1])
+        return self._connection.execute(statement, values)
+
+    def rollback(self) -> None:
+        self._connection.rollback()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def looked_up(place: Path, inodes: list[int]) -> list[int]:
+    """Look up inodes, and those between them, which must not be known; return how many rows were read at a time."""
+    counts: list[int] = []
+    with DigestCache(place) as cache:
+        cache._connection = Counting(cache._connect(), counts)  # type: ignore[arg-type, assignment]
+        for inode in inodes:
+            assert cache.find(made(inode, 5)) == (content_of(inode) if inode in INODES else None), inode
+            assert len(cache._ahead) <= digests._BATCH + digests._MOST_AHEAD
+    return counts
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        sorted,
+        lambda inodes: sorted(inodes, reverse=True),
+        lambda inodes: sorted(inodes, key=lambda inode: content_of(inode + 1)),
+        lambda inodes: [inode + each for inode in inodes for each in (0, 1, 0) if inode < 1 << 61],
+    ],
+)
+def test_rows_that_are_read_ahead_are_those_of_their_files(filled: Path, order: Callable[..., list[int]]) -> None:
+    looked_up(filled, order(INODES))
+
+
+def test_files_side_by_side_take_few_statements_and_others_two_rows_each(filled: Path) -> None:
+    assert looked_up(filled, list(range(1000, 1400))) == [2, 4, 8, 16, 32, 64, 128, 128, 128]
+    assert set(looked_up(filled, list(range(1399, 999, -1)))) == {2}
+
+
+def test_rows_of_other_devices_are_not_taken_for_ours(filled: Path) -> None:
+    elsewhere = os.stat_result(
+        (stat.S_IFREG, 1001, 2, 1, 0, 0, 1, 5, 5, 5), {"st_mtime_ns": 5 * 10**9, "st_ctime_ns": 5 * 10**9}
+    )
+    with DigestCache(filled) as cache:
+        assert cache.find(made(1000, 5)) == content_of(1000)
+        assert cache.find(elsewhere) is None
+        assert cache.find(made(1001, 5)) == content_of(1001)
+
+
+def test_rows_that_are_old_by_now_say_nothing(filled: Path) -> None:
+    with DigestCache(filled) as cache:
+        for inode in range(1000, 1010):
+            assert cache.find(made(inode, 5))
+        assert cache._ahead
+        assert [cache.find(made(inode, 6)) for inode in range(1010, 1020)] == [None] * 10
+
+
+def test_who_reads_many_rows_does_not_keep_others_from_writing(filled: Path) -> None:
+    with DigestCache(filled) as cache, contextlib.closing(sqlite3.connect(filled, 0, isolation_level=None)) as other:
+        for inode in range(1000, 1100):
+            cache.find(made(inode, 5))
+        assert cache._ahead
+        other.execute("BEGIN EXCLUSIVE")
+        assert cache.find(made(1100, 5)) == content_of(1100)
+        other.execute("ROLLBACK")
 
 
 def test_a_file_that_changed_just_before_it_was_read_is_not_remembered(place: Path) -> None:
@@ -291,6 +389,17 @@ def test_what_cannot_be_a_digest_is_not_taken_for_one(place: Path, file: Path, v
         connection.execute("UPDATE digests SET sha256 = ?", (value,))
         connection.commit()
     assert known(place, file) is None
+
+
+def test_what_cannot_be_an_inode_is_passed_over(place: Path, file: Path) -> None:
+    remember(place, file)
+    with contextlib.closing(sqlite3.connect(place)) as connection:
+        connection.execute(
+            "INSERT INTO digests (device, inode, size, mtime_ns, ctime_ns, sha256) VALUES (?, 'x', 1, 5, 5, 'd')",
+            (file.stat().st_dev,),
+        )
+        connection.commit()
+    assert known(place, file) == digest_of(file)
 
 
 def a_file_in_the_way(place: Path) -> None:

@@ -114,7 +114,7 @@ class DigestCache:
             return None
         if len(self._ahead) > _BATCH:
             self._ahead.clear()
-        self._ahead.update(((device, row[0] % (1 << 64)), row) for row in rows)
+        self._ahead.update(((device, row[0] % (1 << 64)), row) for row in rows if isinstance(row[0], int))
         return self._ahead.pop((device, inode), None)
 
     def add(self, found: os.stat_result, digest: bytes, read_began_ns: int) -> None:
