@@ -66,6 +66,14 @@ def tree(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.fixture
+def pair(tree: Path) -> Path:
+    """Return the tree with a file before the other: the first is looked at before the login, and never claimed."""
+    (tree / "0").write_bytes(b"0")
+    remember(tree / "0")
+    return tree
+
+
 # -- what a sender says -------------------------------------------------------------------------------------------
 
 
@@ -275,6 +283,14 @@ def outcomes(server: Server, count: int) -> set[str]:
     return {event["outcome"] for event in server.events("file.ok")[-count:]}
 
 
+def entry(result: subprocess.CompletedProcess[str], name: str = "tree/x") -> dict[str, Any]:
+    """Return what `send --json` says of a file."""
+    entries = [json.loads(line) for line in result.stdout.splitlines()]
+    (found,) = [each for each in entries if each.get("name") == name]
+    assert isinstance(found, dict)
+    return found
+
+
 def test_a_tree_that_is_known_costs_a_message_of_each_side(lab: Lab, tree: Path) -> None:
     """Counted on the way: neither an offer with its proof would fit, nor any content."""
     for number in range(400):
@@ -291,13 +307,13 @@ def test_a_tree_that_is_known_costs_a_message_of_each_side(lab: Lab, tree: Path)
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
-def test_a_new_time_of_the_sender_leaves_an_unchanged_file_as_it_is(lab: Lab, tree: Path) -> None:
+def test_a_new_time_of_the_sender_leaves_an_unchanged_file_as_it_is(lab: Lab, pair: Path) -> None:
     server = lab.serve()
-    assert lab.send(server, tree).returncode == 0
+    assert lab.send(server, pair).returncode == 0
     there = (lab.inbox / "ana/tree/x").stat()
-    os.utime(tree / "x", ns=(5, 5))
-    remember(tree / "x")
-    assert "1 file unchanged" in lab.send(server, tree).stdout
+    os.utime(pair / "x", ns=(5, 5))
+    remember(pair / "x")
+    assert "2 files unchanged" in lab.send(server, pair).stdout
     assert (lab.inbox / "ana/tree/x").stat() == there
 
 
@@ -309,25 +325,25 @@ def spoil(there: Path) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "status", "code"),
-    [("refuse", "refused", 5), ("skip", "skipped", 0), ("replace", "replaced", 0), ("rename", "renamed", 0)],
+    [("refuse", "refused", 7), ("skip", "skipped", 0), ("replace", "replaced", 0), ("rename", "renamed", 0)],
 )
 def test_a_byte_that_was_altered_on_the_server_is_noticed_behind_a_claim(
-    lab: Lab, tree: Path, policy: str, status: str, code: int
+    lab: Lab, pair: Path, policy: str, status: str, code: int
 ) -> None:
     """With its size and mtime as they were: the server reads it, and the policy decides."""
     server = lab.serve()
-    assert lab.send(server, tree).returncode == 0
+    assert lab.send(server, pair).returncode == 0
     spoil(lab.inbox / "ana/tree/x")
-    result = lab.send(server, tree, "--json", "--on-conflict", policy)
-    assert (json.loads(result.stdout.splitlines()[0])["status"], result.returncode) == (status, code), result.stderr
-    expected = {"tree/x": CONTENT if policy == "replace" else CONTENT.upper()}
+    result = lab.send(server, pair, "--json", "--on-conflict", policy)
+    assert (entry(result)["status"], result.returncode) == (status, code), result.stderr
+    expected = {"tree/0": b"0", "tree/x": CONTENT if policy == "replace" else CONTENT.upper()}
     assert lab.stored() == expected | ({"tree/x (1)": CONTENT} if policy == "rename" else {})
 
 
 @pytest.mark.parametrize("lost", ["index", "digests", "both"])
-def test_what_is_remembered_may_be_lost_on_either_side(lab: Lab, tree: Path, cache: Path, lost: str) -> None:
+def test_what_is_remembered_may_be_lost_on_either_side(lab: Lab, pair: Path, cache: Path, lost: str) -> None:
     server = lab.serve()
-    assert lab.send(server, tree).returncode == 0
+    assert lab.send(server, pair).returncode == 0
     if lost != "digests":
         assert server.stop() == 0
         for path in lab.inbox.glob(".securexfer-index*"):
@@ -335,14 +351,14 @@ def test_what_is_remembered_may_be_lost_on_either_side(lab: Lab, tree: Path, cac
         server = lab.serve()
     if lost != "index":
         shutil.rmtree(cache)
-    result = lab.send(server, tree)
-    assert (result.returncode, "1 file unchanged" in result.stdout) == (0, True), result.stderr
+    result = lab.send(server, pair)
+    assert (result.returncode, "2 files unchanged" in result.stdout) == (0, True), result.stderr
 
 
 @pytest.mark.parametrize("there", ["a directory", "a link", "a file on the way", "nothing"])
-def test_what_is_no_file_is_never_unchanged(lab: Lab, tree: Path, there: str) -> None:
+def test_what_is_no_file_is_never_unchanged(lab: Lab, pair: Path, there: str) -> None:
     server = lab.serve()
-    assert lab.send(server, tree).returncode == 0
+    assert lab.send(server, pair).returncode == 0
     place = lab.inbox / "ana/tree"
     (place / "x").rename(lab.home / "x")
     if there == "a directory":
@@ -350,32 +366,31 @@ def test_what_is_no_file_is_never_unchanged(lab: Lab, tree: Path, there: str) ->
     elif there == "a link":
         (place / "x").symlink_to(lab.home / "x")
     elif there == "a file on the way":
-        place.rmdir()
+        shutil.rmtree(place)
         place.write_bytes(CONTENT)
-    result = lab.send(server, tree, "--json")
-    first = json.loads(result.stdout.splitlines()[0])
-    assert (first["name"], first["status"]) == ("tree/x", "stored" if there == "nothing" else "refused"), result.stderr
+    result = lab.send(server, pair, "--json")
+    assert entry(result)["status"] == ("stored" if there == "nothing" else "refused"), result.stderr
     assert (lab.home / "x").read_bytes() == CONTENT
 
 
-def test_a_claim_needs_no_quota_if_the_file_is_there_and_all_of_it_if_it_is_not(lab: Lab, tree: Path) -> None:
-    server = lab.serve("--quota", str(len(CONTENT)))
-    assert lab.send(server, tree / "x").returncode == 0
-    (tree / "y").write_bytes(CONTENT)
-    remember(tree / "y")
-    result = lab.send(server, tree, "--json", target="/d")
-    assert {json.loads(line).get("reason") for line in result.stdout.splitlines()[:-1]} == {"QUOTA"}
-    result = lab.send(server, tree / "x", tree / "y", "--json")
-    entries = {entry["name"]: entry for entry in map(json.loads, result.stdout.splitlines()[:2])}
-    assert (entries["x"]["status"], entries["y"]["reason"]) == ("unchanged", "QUOTA")
+def test_a_claim_needs_no_quota_if_the_file_is_there_and_all_of_it_if_it_is_not(lab: Lab, pair: Path) -> None:
+    server = lab.serve("--quota", str(1 + len(CONTENT)))
+    assert lab.send(server, pair).returncode == 0
+    (pair / "y").write_bytes(CONTENT)
+    remember(pair / "y")
+    result = lab.send(server, pair, "--json")
+    assert entry(result)["status"] == "unchanged"
+    assert entry(result, "tree/y")["reason"] == "QUOTA"
+    result = lab.send(server, pair, "--json", target="/d")
+    assert {entry(result, f"d/tree/{name}")["reason"] for name in ("0", "x", "y")} == {"QUOTA"}
 
 
-def test_a_claim_over_the_limit_is_refused_though_the_file_is_there(lab: Lab, tree: Path) -> None:
+def test_a_claim_over_the_limit_is_refused_though_the_file_is_there(lab: Lab, pair: Path) -> None:
     server = lab.serve()
-    assert lab.send(server, tree).returncode == 0
+    assert lab.send(server, pair).returncode == 0
     assert server.stop() == 0
-    result = lab.send(lab.serve("--largest-file", str(len(CONTENT) - 1)), tree, "--json")
-    assert json.loads(result.stdout.splitlines()[0])["reason"] == "LIMIT"
+    result = lab.send(lab.serve("--largest-file", str(len(CONTENT) - 1)), pair, "--json")
+    assert entry(result)["reason"] == "LIMIT"
 
 
 def test_a_script_that_was_claimed_and_is_new_gets_its_bit(lab: Lab, tree: Path) -> None:
@@ -405,15 +420,15 @@ def test_a_tree_of_which_a_part_is_new_moves_that_part_alone(lab: Lab, tree: Pat
     }
 
 
-def test_a_dry_run_says_what_is_unchanged_and_what_would_be_sent(lab: Lab, tree: Path) -> None:
+def test_a_dry_run_says_what_is_unchanged_and_what_would_be_sent(lab: Lab, pair: Path) -> None:
     server = lab.serve()
-    assert lab.send(server, tree).returncode == 0
-    (tree / "y").write_bytes(b"known, and new")
-    remember(tree / "y")
-    result = lab.send(server, tree, "--dry-run", "--json")
+    assert lab.send(server, pair).returncode == 0
+    (pair / "y").write_bytes(b"known, and new")
+    remember(pair / "y")
+    result = lab.send(server, pair, "--dry-run", "--json")
     status = {line["name"]: line["status"] for line in map(json.loads, result.stdout.splitlines()[:-1])}
-    assert status == {"tree/x": "unchanged", "tree/y": "offered"}
-    assert lab.stored() == {"tree/x": CONTENT}
+    assert status == {"tree/0": "unchanged", "tree/x": "unchanged", "tree/y": "offered"}
+    assert lab.stored() == {"tree/0": b"0", "tree/x": CONTENT}
 
 
 def test_what_is_sent_while_somebody_types_the_password_is_looked_at_anew(lab: Lab, tree: Path) -> None:
