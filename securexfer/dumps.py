@@ -16,14 +16,18 @@ def forbid_core_files() -> None:
     if sys.platform != "win32":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # Not 0: with 1, Linux keeps a dump from a program that takes dumps as well (core(5), format_corename), and one
+        # byte makes no file. Elsewhere, it might.
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        limit = 1 if sys.platform == "linux" and hard != 0 else 0
+        resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 def forbid_dumps() -> None:
     """Let nobody but root look into the memory of this process, whatever crashes; called after the last change of ids.
 
-    A core file's size limit does not hold where the system pipes dumps to a program (core(5)); this does. It also keeps
-    other processes of the same user from reading our memory. It costs the 2 to 10 ms that ctypes takes to import.
+    It holds also where the limit of core files was 0 already, and the system pipes dumps to a program (core(5)). And it
+    keeps other processes of the same user from reading our memory. It costs the 2 to 10 ms that ctypes takes to import.
     """
     if sys.platform == "linux":
         prctl(_PR_SET_DUMPABLE, 0)

@@ -99,7 +99,7 @@ def test_O10_a_command_that_has_a_password_leaves_no_core(lab: Lab, cores: Path,
         process.stdin.flush()
         deadline = time.monotonic() + 20
         while (
-            "Max core file size        0                    0 " not in Path(f"/proc/{process.pid}/limits").read_text()
+            "Max core file size        1                    1 " not in Path(f"/proc/{process.pid}/limits").read_text()
         ):
             assert time.monotonic() < deadline
             time.sleep(0.01)

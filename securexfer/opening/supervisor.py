@@ -63,7 +63,7 @@ def main() -> None:
     end_all_others()
     out.sendall(HEAD.pack(MAGIC, kind, number))
     try:
-        files, left_out = list_files(wishes["files"], wishes["out_bytes"], wishes["entries"])
+        files, left_out = list_files(wishes["files"], wishes["results"], wishes["entries"])
         for path, size in files:
             send(out, path, size)
         out.sendall(ENTRY.pack(END, 0, left_out))
@@ -78,7 +78,7 @@ def confine(wishes: dict[str, Any]) -> None:
         # After the signal there is a second to say something; the second one cannot be ignored.
         (resource.RLIMIT_CPU, wishes["cpu_seconds"], wishes["cpu_seconds"] + 1),
         (resource.RLIMIT_AS, wishes["address_space"], wishes["address_space"]),
-        (resource.RLIMIT_FSIZE, wishes["file_bytes"], wishes["file_bytes"]),
+        (resource.RLIMIT_FSIZE, wishes["file_size"], wishes["file_size"]),
         (resource.RLIMIT_NOFILE, wishes["descriptors"], wishes["descriptors"]),
         (resource.RLIMIT_NPROC, wishes["processes"], wishes["processes"]),
         (resource.RLIMIT_MEMLOCK, 0, 0),
@@ -86,6 +86,9 @@ def confine(wishes: dict[str, Any]) -> None:
         (resource.RLIMIT_CORE, 1, 1),
     ]
     for which, soft, hard in limits:
+        most = resource.getrlimit(which)[1]  # which only root can raise
+        if most != resource.RLIM_INFINITY:
+            soft, hard = min(soft, most), min(hard, most)  # noqa: PLW2901 - the same limits, lower
         resource.setrlimit(which, (soft, hard))
 
 
