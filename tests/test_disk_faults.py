@@ -65,7 +65,8 @@ def traced(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Traced:
         program.chmod(0o700)
         with monkeypatch.context() as patch:
             patch.setattr(lab_module, "SECUREXFER", str(program))
-            return lab.serve(), trace
+            # With another mode than files have when they are made, so that it has to be set.
+            return lab.serve("--file-mode", "0640"), trace
 
     return start
 

@@ -59,8 +59,8 @@ ONLY_CLI_CALLS = {"print", "input", "exit", "quit", "sys.exit", "os._exit", "imp
 # The wall clock may jump. When something was changed is told by it; how long something takes never is.
 WALL_CLOCK = {"time.time", "time.time_ns", "time.localtime", "time.gmtime"}
 # (`transfer/digests.py`: whether a file was changed just before it was read. `storage/partials.py`: when a file was
-# written to for the last time, so that it goes away some day.) Rooms, or single files.
-WALL_CLOCK_ROOMS = {"accounts", "transfer/digests.py", "storage/partials.py"}
+# written to for the last time, so that it goes away some day. The log: when a line was written.) Rooms, or files.
+WALL_CLOCK_ROOMS = {"accounts", "transfer/digests.py", "storage/partials.py", "cli/log.py", "cli/floodgate.py"}
 # Neither as a name, nor imported under another, nor as a string, which is how `getattr` would reach it.
 NEVER_NAMED = {
     "CERT_NONE",
