@@ -134,7 +134,7 @@ def test_no_file_and_the_one_that_is_written_down_say_the_same(path: Path) -> No
     assert written.actions == {".txt": "show", ".py": "run"}
     for field in dataclasses.fields(Limits):
         assert f"{field.name} = " in example
-    assert (written.limits.seconds, written.limits.memory, written.limits.show) == (30, 512 << 20, 64 << 10)
+    assert (written.limits.seconds, written.limits.memory, written.limits.show) == (30, 1 << 30, 64 << 10)
 
 
 def test_each_limit_is_set_by_itself(path: Path) -> None:
@@ -143,10 +143,16 @@ def test_each_limit_is_set_by_itself(path: Path) -> None:
         ("seconds = 0x3c", "seconds", 60),
         ("seconds = 1.5", "seconds", 1.5),
         ("cpu_seconds = 3600", "cpu_seconds", 3600),
-        ('memory = "1Gi"', "memory", 1 << 30),
+        ('memory = "2Gi"', "memory", 2 << 30),
         ('memory = "512M"', "memory", 512_000_000),
         ("memory = 100_000_000", "memory", 100_000_000),
-        ("processes = 1", "processes", 1),
+        ("processes = 2", "processes", 2),
+        ('address_space = "1Gi"', "address_space", 1 << 30),
+        ("descriptors = 100", "descriptors", 100),
+        ('tmp = "1Mi"', "tmp", 1 << 20),
+        ("files = 5", "files", 5),
+        ("entries = 50", "entries", 50),
+        ('script = "2Ki"', "script", 2048),
         ('file_size = "20MB"', "file_size", 20_000_000),
         ('output = "64K"', "output", 64_000),
         ('results = "2Gi"', "results", 2 << 30),
@@ -164,9 +170,9 @@ def test_every_default_is_within_its_range_and_every_limit_has_one() -> None:
         assert 0 < least < getattr(Limits(), name) < most
 
 
-NUMBERS = ["seconds", "cpu_seconds", "processes", "queue"]
+NUMBERS = ["seconds", "cpu_seconds", "processes", "descriptors", "files", "entries", "queue"]
 HUGE = "0x" + "f" * 5000  # more digits than Python writes
-AMOUNTS = ["memory", "file_size", "output", "results", "show"]
+AMOUNTS = ["address_space", "memory", "file_size", "tmp", "output", "results", "script", "show"]
 
 
 @pytest.mark.parametrize("name", NUMBERS + AMOUNTS)
@@ -189,7 +195,7 @@ def test_a_limit_that_is_none_is_told_with_its_key_and_its_range(path: Path, nam
         ("seconds = 3601", "seconds is 3601", "1 to 3600."),
         ('seconds = "30"', "seconds is '30'", "1 to 3600."),
         ("cpu_seconds = 1.5", "cpu_seconds is 1.5", "1 to 3600."),
-        ("processes = true", "processes is true", "1 to 4096."),
+        ("processes = true", "processes is true", "2 to 4096."),
         ('memory = "1Mi"', "memory is '1Mi'", '64 MiB to 1 TiB, written as "64Ki" or "512M".'),
         ("show = 16777217", "show is 16777217", '1 KiB to 16 MiB, written as "64Ki" or "512M".'),
         ('output = "12 elephants"', "output is '12 elephants'", '1 KiB to 16 MiB, written as "64Ki" or "512M".'),
@@ -211,7 +217,11 @@ def test_a_wrong_limit_says_how_it_would_be_right(path: Path, line: str, told: s
         ("seconds = 3\n", "no section 'seconds'", "[actions] and [limits]"),
         ("limits = 3\n", "limits is 3, and has to be a section", "[limits]"),
         ("[[actions]]\n", "actions is [{}], and has to be a section", "[actions]"),
-        ("[limits]\nmemroy = 3\n", "'memroy', which is no limit", "seconds, cpu_seconds, memory, processes, file_size"),
+        (
+            "[limits]\nmemroy = 3\n",
+            "'memroy', which is no limit",
+            "seconds, cpu_seconds, address_space, memory, processes",
+        ),
         ('[limits]\n"\\u001b[2J" = 3\n', "'\\\\x1b[2J', which is no limit", "seconds"),
         ("[limits]\n__class__ = 3\n", "'__class__', which is no limit", "seconds"),
         ("[limits\n", "is not TOML", "toml.io"),

@@ -286,7 +286,7 @@ def test_H16_each_place_to_write_to_is_small() -> None:
             os.unlink(f"{place}/1")
             os.unlink(f"{place}/2")
         """,
-        limits={"tmp_bytes": 6 << 20, "out_bytes": 6 << 20, "file_bytes": 4 << 20},
+        limits={"tmp": 6 << 20, "results": 6 << 20, "file_size": 4 << 20},
     )
     assert box.lines == ["EFBIG ENOSPC 0"] * 2
 
@@ -511,8 +511,8 @@ def test_H06_a_sandbox_that_does_not_hold_is_none(said: bytes) -> None:
 def test_limits_are_what_was_promised() -> None:
     limits = Limits()
     assert (limits.seconds, limits.cpu_seconds, limits.processes, limits.files) == (30, 10, 32, 100)
-    assert (limits.address_space, limits.file_bytes, limits.output) == (512 << 20, 16 << 20, 64 << 10)
-    assert (limits.tmp_bytes, limits.out_bytes) == (16 << 20, 16 << 20)
+    assert (limits.address_space, limits.file_size, limits.output) == (512 << 20, 16 << 20, 64 << 10)
+    assert (limits.tmp, limits.results) == (16 << 20, 16 << 20)
 
 
 def test_several_run_at_once_in_one_program() -> None:

@@ -98,6 +98,6 @@ def _mend(said: str) -> str:
 
 def _number(path: Path) -> int | None:
     try:
-        return int(path.read_text(encoding="ascii"))
+        return int(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

@@ -9,11 +9,17 @@ This is such a file, and says what holds without one:
     [limits]           # each by itself
     seconds = 30
     cpu_seconds = 10
-    memory = "512Mi"
+    address_space = "512Mi"  # of each process
+    memory = "1Gi"           # of all of them
     processes = 32
+    descriptors = 64
     file_size = "16Mi"
+    tmp = "16Mi"             # of /tmp
+    results = "16Mi"         # of /out
+    files = 100              # taken from there
+    entries = 10000          # files and directories, in both
     output = "64Ki"
-    results = "16Mi"
+    script = "1Mi"
     show = "64Ki"
     queue = 100
 
@@ -32,6 +38,7 @@ from securexfer.amounts import exactly, parse_size
 from securexfer.errors import ConfigurationError
 from securexfer.files import check_private, read_itself
 from securexfer.names import show
+from securexfer.opening.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,36 +53,21 @@ class Action(enum.StrEnum):
     STORE = "store"  # nothing more
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What opening files may take. No number means unlimited.
-
-    Seconds: `seconds` by the clock for one run, `cpu_seconds` of one process. Bytes: `memory` of one process,
-    `file_size` of one file that is written, `output` of what a run prints, `results` of all the files that it leaves,
-    `show` of a file that is shown. Counts: `processes` of one run, threads included, and `queue`, the openings of all
-    users that wait.
-    """
-
-    seconds: float = 30
-    cpu_seconds: int = 10
-    memory: int = 512 << 20
-    processes: int = 32  # a script's threads and children; what a fork bomb gets
-    file_size: int = 16 << 20
-    output: int = 64 << 10
-    results: int = 16 << 20
-    show: int = 64 << 10
-    queue: int = 100
-
-
 # The least and the most that a file of rules may say: what is less lets nothing honest run, what is more is no limit.
 _NUMBERS = {
     "seconds": (1, 3600),  # others wait meanwhile
     "cpu_seconds": (1, 3600),
-    "processes": (1, 4096),
+    "processes": (2, 4096),  # the supervisor is one
+    "descriptors": (16, 65_536),
+    "files": (1, 10_000),
+    "entries": (10, 1_000_000),
     "queue": (1, 10_000),  # each is an open file
 }
 _AMOUNTS = {
-    "memory": (64 << 20, 1 << 40),  # of address space, of which Python and a few of its modules take 16 MiB
+    "address_space": (64 << 20, 1 << 40),  # of which Python and a few of its modules take 16 MiB
+    "memory": (64 << 20, 1 << 40),
+    "tmp": (1 << 10, 64 << 30),
+    "script": (1 << 10, 64 << 20),  # in the server's memory
     "file_size": (1 << 10, 1 << 40),
     "output": (1 << 10, 16 << 20),  # in the server's memory and its log, as what is shown
     "results": (1 << 10, 64 << 30),
@@ -91,6 +83,10 @@ class Rules:
 
     actions: Mapping[str, Action] = field(default_factory=lambda: _ACTIONS)
     limits: Limits = field(default_factory=Limits)
+
+    def __str__(self) -> str:
+        """Return what is done, for a person: .txt (show), .py (run)."""
+        return ", ".join(f"{extension} ({action})" for extension, action in self.actions.items())
 
     def action_for(self, name: str) -> Action:
         """Return what is done with a file of the stored name `name`.

@@ -67,7 +67,7 @@ class Running:
         """Follow bubblewrap's process, which has just been started by this thread."""
         self._limits = limits
         self._process = process
-        self._reader = Reader(limits.files, limits.out_bytes, spool)
+        self._reader = Reader(limits.files, limits.results, spool)
         self._started = time.monotonic()
         self._ended = 0.0  # when the script had ended, by the supervisor's word
         self._why: How | None = None  # why we ended it

@@ -126,8 +126,8 @@ class Sandbox:
         script, inside, rules = (str(file.fileno()) for file in handed)
         return [
             *_WALLS,
-            *("--size", str(self.limits.tmp_bytes), "--tmpfs", _TMP),
-            *("--size", str(self.limits.out_bytes), "--tmpfs", "/out"),
+            *("--size", str(self.limits.tmp), "--tmpfs", _TMP),
+            *("--size", str(self.limits.results), "--tmpfs", "/out"),
             *("--perms", "0444", "--ro-bind-data", script, "/script.py"),
             *("--perms", "0444", "--ro-bind-data", inside, "/supervisor.py"),
             *self._interpreter.shown,
