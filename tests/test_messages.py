@@ -69,7 +69,7 @@ def round_trip(frame: bytes) -> tuple[Any, int]:
 
 
 def test_every_message_has_its_kind_and_every_kind_its_message() -> None:
-    assert len(LAYOUTS) == 16
+    assert len(LAYOUTS) == 18
     assert {layout.message for layout in LAYOUTS} == set(messages.Message.__args__)
     assert all(kind_of(layout.kind) is layout.message for layout in LAYOUTS)
     assert kind_of(DATA) is messages.Data

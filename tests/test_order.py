@@ -42,6 +42,7 @@ from securexfer.wire.order import (
     ENDED,
     IDLE,
     NEW,
+    OF_STORED,
     OPEN,
     RECEIVER,
     SENDER,
@@ -77,6 +78,7 @@ class Memory(NamedTuple):
     moving: int
     owed: int
     window: int
+    returning: int
 
 
 class World(NamedTuple):
@@ -99,14 +101,15 @@ class Bounds:
 
 def remembered(memory: Memory) -> Conversation:
     made = Conversation()
-    made.state, opened, made.last, made.moving, made.owed, made.window = memory
+    made.state, opened, made.last, made.moving, made.owed, made.window, made.returning = memory
     made.open = dict(opened)
     return made
 
 
 def memory_of(conversation: Conversation) -> Memory:
     found = conversation
-    return Memory(found.state, tuple(found.open.items()), found.last, found.moving, found.owed, found.window)
+    open_ = tuple(found.open.items())
+    return Memory(found.state, open_, found.last, found.moving, found.owed, found.window, found.returning)
 
 
 def noted(memory: Memory, speaker: str, said: Said, bounds: Bounds) -> Memory:
@@ -123,7 +126,9 @@ def sayable(memory: Memory, speaker: str, bounds: Bounds) -> Iterator[Said]:
     left_out = CROSSING if bounds.courteous else []
     for row in CONNECTION:
         if row[:2] == (memory.state, speaker) and row not in left_out:
-            yield Said(row[2])
+            yield from (
+                (Said(row[2], number) for number in range(1, memory.last + 1)) if about_stored(row) else [Said(row[2])]
+            )
     role = ROLE[speaker]
     if role not in OPEN.get(memory.state, ()) or (bounds.courteous and memory.state == ENDED):
         return
@@ -135,6 +140,11 @@ def sayable(memory: Memory, speaker: str, bounds: Bounds) -> Iterator[Said]:
         for flags in (0, EAGER, DIRECTORY):
             yield Said(Offer, memory.last + 1, flags)
         yield Said(Claim, memory.last + 1)
+
+
+def about_stored(row: Row) -> bool:
+    """Whether a row of the connection is about a transfer that is closed."""
+    return row[1] == SERVER and row[2] in OF_STORED
 
 
 class Walk:
@@ -150,7 +160,7 @@ class Walk:
         self.problem = ""
         self.heard: set[Row] = set()
         self.before: dict[World, list[World]] = {}  # by which others a world is reached, other than by the last word
-        nothing = Memory(NEW, (), 0, 0, 0, 0)
+        nothing = Memory(NEW, (), 0, 0, 0, 0, 0)
         start = World(nothing, nothing, (), ())
         self.seen = {start}
         waiting = deque([start])
@@ -197,13 +207,14 @@ class Walk:
     def _after_hearing(self, world: World, speaker: str, line: tuple[Said, ...]) -> World:
         listener = world.server if speaker == CLIENT else world.client
         said = line[0]
-        if said.transfer:
+        stored = about_stored((listener.state, speaker, said.message))
+        if said.transfer and not stored:
             kind: type = {0: Offer, EAGER: order.Eager, DIRECTORY: order.Directory}[said.flags]
             state = dict(listener.open).get(said.transfer, NEW)
             row = (state, ROLE[speaker], kind if said.message is Offer else said.message)
         else:
             row = (listener.state, speaker, said.message)
-        if self.deaf in ([row, (listener.state, ROLE[speaker])] if said.transfer else [row]):
+        if self.deaf in ([row, (listener.state, ROLE[speaker])] if said.transfer and not stored else [row]):
             raise ProtocolError("it does not have that row")
         after = noted(listener, speaker, said, self.bounds)
         self.heard.add(row)

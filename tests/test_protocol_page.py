@@ -131,7 +131,7 @@ def grouped(number: int) -> str:
 def test_the_limits_are_those_of_the_code() -> None:
     limits, idle = Limits(), f"{Limits().idle_seconds:.0f} s"
     rate = f"{patience.RATE // 10**6} MB"
-    assert {cells[0]: cells[1] for cells in rows(section(25))[1:]} == {
+    assert {cells[0]: cells[1] for cells in rows(section(26))[1:]} == {
         "login": f"{limits.login_seconds:.0f} s in all, from the end of the handshake",
         "transfers that are open": f"{receiver.WINDOW} (Ready's window)",
         "an eager file": f"{grouped(intake.EAGER_LIMIT)} bytes (Ready's eager)",
@@ -169,7 +169,7 @@ def test_every_reason_that_a_server_can_say_is_there_and_a_client_knows_it() -> 
     for kind in found:
         reasons.add(kind.reason)
         found += kind.__subclasses__()
-    assert {cells[0] for cells in rows(section(24))[1:]} == reasons - NEVER_SAID
+    assert {cells[0] for cells in rows(section(25))[1:]} == reasons - NEVER_SAID
     for reason in reasons - NEVER_SAID:
         assert errors.refusal(reason, "").reason == reason
 
@@ -190,7 +190,7 @@ def spoken(text: str) -> list[tuple[str, bytes]]:
 def test_the_example_is_a_conversation_that_says_what_the_page_says() -> None:
     conversation = Conversation()
     heard: list[tuple[str, Any, int]] = []
-    for speaker, frame in spoken(section(27)):
+    for speaker, frame in spoken(section(28)):
         kind, length, transfer = messages.decode_header(frame[:8])
         assert len(frame) == 8 + length
         message: Any = frame[8:] if kind == messages.DATA else messages.decode(kind, frame[8:])
@@ -205,7 +205,7 @@ def test_the_example_is_a_conversation_that_says_what_the_page_says() -> None:
         (">", messages.Authenticate(0, "ana", "lab password 1", "doc/1"), 0),
         ("<", messages.Welcome(0, "lab1"), 0),
         (">", messages.Put(bytes(range(0xA0, 0xB0)), "default", 0, UNKNOWN, UNKNOWN, "in"), 0),
-        ("<", messages.Ready(receiver.WINDOW, intake.EAGER_LIMIT, 1 << 40, UNKNOWN, UNKNOWN, "native"), 0),
+        ("<", messages.Ready(receiver.WINDOW, intake.EAGER_LIMIT, 1 << 40, UNKNOWN, UNKNOWN, "native", "unasked"), 0),
         (">", messages.Offer(0, 6, 1_700_000_000_000_000_000, "hi.txt"), 1),
         ("<", messages.Accept(0, nonce), 1),
         (">", messages.Start(0, hashlib.sha256(nonce + nothing).digest()), 1),

@@ -22,6 +22,7 @@ ALPN: Final = "securexfer/2"
 
 HEADER_SIZE: Final = 8
 MAX_DATA: Final = 1 << 20  # of payload in one frame: how much a refusal or a cancel can cost
+MAX_BESIDE: Final = 10_000  # files of a send of which some are opened; of a larger one, none are
 UNKNOWN: Final = 2**64 - 1  # of a count or an amount: not known yet, or without a limit
 
 # Flags of an Offer.
@@ -30,12 +31,24 @@ FRESH: Final = 2  # what the receiver has of it does not count
 DIRECTORY: Final = 4  # there is nothing more to come; it is made, and gets its mtime
 EXECUTABLE: Final = 8  # the owner's x bit
 
+# What a Put asks for beside storing.
+OPEN: Final = 1  # that the files are opened
+RETURN: Final = 2  # that what comes of it is sent back
+
 _HEADER = struct.Struct(">II")
 
 
 CONFLICT = Word(("default", "refuse", "rename", "replace", "skip"))
 OUTCOME = Word(("stored", "renamed", "replaced", "unchanged"))
 NAMES = Word(("native", "portable"))
+# Whether files are opened: it was not asked for; yes; no, because the server opens nothing, not for this user, cannot.
+OPENING = Word(("unasked", "yes", "off", "denied", "unavailable"))
+ACTION = Word(("show", "run"))
+# How it went. It was shown; a script ended by itself, or by a signal; or was ended for its time by the clock or of the
+# processor, its memory, what it printed, or because nobody waits for it any more; something failed that is not the
+# script. Or nothing was begun: too much waits, the user may not any more, or its bytes could not be kept for it.
+_ENDS = ("exit", "signal", "time", "cpu", "memory", "output", "cancelled", "failed")
+HOW = Word(("shown", *_ENDS, "busy", "denied", "gone"))
 MAX_REASON: Final = 32
 MAX_DETAIL: Final = 1024
 
@@ -81,7 +94,7 @@ class Put(NamedTuple):
 
     send_id: Annotated[bytes, Octets(16)]
     on_conflict: Annotated[str, CONFLICT]
-    opening: Annotated[int, FLAG]
+    opening: Annotated[int, Number("B", OPEN | RETURN)]
     files: Annotated[int, U64]
     bytes: Annotated[int, U64]
     directory: Annotated[str, Text(MAX_NAME_BYTES)]
@@ -97,6 +110,7 @@ class Ready(NamedTuple):
     bytes_left: Annotated[int, U64]
     files_left: Annotated[int, U64]
     names: Annotated[str, NAMES]
+    opening: Annotated[str, OPENING]
 
 
 @_kind(0x12, transfer=False)
@@ -148,10 +162,10 @@ class Trailer(NamedTuple):
 
 @_kind(0x25, transfer=True)
 class Committed(NamedTuple):
-    """Receiver: it is durable, under `stored_as` where that is not the name offered; a result may follow."""
+    """Receiver: it is durable, under `stored_as` where that is not the name offered. It may be `opened` yet."""
 
     outcome: Annotated[str, OUTCOME]
-    result: Annotated[int, FLAG]
+    opened: Annotated[int, FLAG]
     stored_as: Annotated[str, Text(MAX_NAME_BYTES)]
 
 
@@ -171,6 +185,18 @@ class Refuse(NamedTuple):
     detail: Annotated[str, Text(MAX_DETAIL)]
 
 
+@_kind(0x29, transfer=True)
+class Opened(NamedTuple):
+    """Receiver: it was opened, so, in so many milliseconds. `code` is an exit code, or the number of a signal."""
+
+    action: Annotated[str, ACTION]
+    how: Annotated[str, HOW]
+    cut: Annotated[int, FLAG]
+    code: Annotated[int, U32]
+    milliseconds: Annotated[int, U32]
+    detail: Annotated[str, Text(MAX_DETAIL)]
+
+
 @_kind(0x2A, transfer=True)
 class Claim(NamedTuple):
     """Sender: a file as in an Offer, with its SHA-256: perhaps it is there already, and known to be."""
@@ -178,6 +204,15 @@ class Claim(NamedTuple):
     executable: Annotated[int, FLAG]
     size: Annotated[int, U64]
     mtime_ns: Annotated[int, I64]
+    digest: Annotated[bytes, Octets(32)]
+    name: Annotated[str, Text(MAX_NAME_BYTES)]
+
+
+@_kind(0x2B, transfer=True)
+class Result(NamedTuple):
+    """Receiver: a file that came of opening, or, without a name, what was printed. Its content follows."""
+
+    size: Annotated[int, U64]
     digest: Annotated[bytes, Octets(32)]
     name: Annotated[str, Text(MAX_NAME_BYTES)]
 
@@ -228,7 +263,9 @@ Message: TypeAlias = (
     | Committed
     | Abort
     | Refuse
+    | Opened
     | Claim
+    | Result
     | Finish
     | Summary
     | Alive

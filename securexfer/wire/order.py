@@ -16,6 +16,8 @@ The rules in plain words:
   other may begin to move. Offers that are not eager, Aborts of others, Totals and Alive may come in between.
 * Finish comes after the sender's last word about every transfer, Summary after the receiver's. Numbers go on in the
   next send.
+* Files may be opened once all are stored. Between Finish and Summary the server tells what came of each: its Results,
+  each with its content in Data of the server's, and last Opened. It speaks of one file at a time.
 * Alive is for a side that owes something: the sender between Ready and Finish, the receiver from Ready to Summary.
 * Refuse of transfer 0 is the server's last word of all. A client that reads it says nothing more.
 
@@ -40,9 +42,11 @@ from securexfer.wire.messages import (
     Data,
     Finish,
     Offer,
+    Opened,
     Put,
     Ready,
     Refuse,
+    Result,
     Start,
     Summary,
     Totals,
@@ -56,7 +60,7 @@ SENDER, RECEIVER = "sender", "receiver"
 # -- the connection ----------------------------------------------------------------------------------------------
 
 NEW, AUTHENTICATING, IDLE, ASKED = "new", "authenticating", "idle", "asked"
-SENDING, COUNTED, FINISHING, ENDED = "sending", "counted", "finishing", "ended"
+SENDING, COUNTED, FINISHING, RETURNING, ENDED = "sending", "counted", "finishing", "returning", "ended"
 
 CONNECTION: Final[dict[tuple[str, str, type], str]] = {
     (NEW, CLIENT, Authenticate): AUTHENTICATING,
@@ -70,7 +74,14 @@ CONNECTION: Final[dict[tuple[str, str, type], str]] = {
     (SENDING, CLIENT, Finish): FINISHING,
     (COUNTED, CLIENT, Finish): FINISHING,
     (FINISHING, SERVER, Summary): IDLE,
+    (FINISHING, SERVER, Opened): FINISHING,
+    (FINISHING, SERVER, Result): RETURNING,
+    (RETURNING, SERVER, Data): RETURNING,
+    (RETURNING, SERVER, Result): RETURNING,
+    (RETURNING, SERVER, Opened): FINISHING,
+    (RETURNING, SERVER, Refuse): ENDED,
 }
+OF_STORED: Final = frozenset({Opened, Result, Data})  # what a server says of a file that is stored, and opened
 for _state in (SENDING, COUNTED, FINISHING):
     CONNECTION[_state, SERVER, Alive] = _state
     CONNECTION[_state, SERVER, Refuse] = ENDED
@@ -141,6 +152,7 @@ class Conversation:
         self.open: dict[int, str] = {}
         self.last = 0  # number of the last transfer that was opened
         self.moving = 0  # number of the transfer whose content is on its way, or 0
+        self.returning = 0  # number of the one of which results are on their way back, or 0
         self.owed = 0  # transfers about which the sender has to say something yet
 
     def note(self, speaker: str, message: type, transfer: int, flags: int = 0) -> None:
@@ -148,10 +160,15 @@ class Conversation:
 
         `flags` are those of an Offer.
         """
-        if transfer:
+        if transfer and speaker == SERVER and message in OF_STORED:
+            self._note_opening(message, transfer)
+        elif transfer:
             role = SENDER if speaker == CLIENT else RECEIVER
             self._note_transfer(role, message, transfer, flags)
-            return
+        else:
+            self._note_connection(speaker, message)
+
+    def _note_connection(self, speaker: str, message: type) -> None:
         following = CONNECTION.get((self.state, speaker, message))
         if following is None:
             raise ProtocolError(f"the {speaker} said {message.__name__} in the state {self.state}")
@@ -160,6 +177,14 @@ class Conversation:
         if message is Summary and self.open:
             raise ProtocolError(f"the server said Summary with {len(self.open)} transfers open")
         self.state = following
+
+    def _note_opening(self, message: type, transfer: int) -> None:
+        if transfer > self.last or transfer in self.open or self.returning not in {0, transfer}:
+            raise ProtocolError(
+                f"the server said {message.__name__} of transfer {transfer}, which it cannot speak of now"
+            )
+        self._note_connection(SERVER, message)
+        self.returning = transfer if self.state == RETURNING else 0
 
     def note_whole(self, transfer: int) -> bool:
         """Take note of an eager Offer, its Data and its Trailer at once, if nothing speaks against any of them.

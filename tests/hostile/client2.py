@@ -125,8 +125,7 @@ REQUESTS = {
     "none, but totals": (messages.encode(messages.Totals(0, 0)), "PROTO"),
     "none, but the end": (FINISH, "PROTO"),
     "a policy without a word": (_put(policy=5), "PROTO"),
-    "a flag of 2": (_put(opening=2), "PROTO"),
-    "to open what comes": (_put(opening=1), "PROTO"),
+    "a flag of 4": (_put(opening=4), "PROTO"),
     "a byte more": (_put(more=b"\0"), "PROTO"),
     "a directory of 4097 bytes": (_put(name=b"a/" * 2048 + b"b"), "PROTO"),
     "a directory that is not UTF-8": (_put(name=b"\xff"), "PROTO"),
@@ -184,7 +183,7 @@ WRONG = {
     # words that are not a client's, or not now
     "a second login": messages.encode(messages.Authenticate(0, "ana", "secret", "")),
     "a welcome": messages.encode(messages.Welcome(0, "me")),
-    "a ready": messages.encode(messages.Ready(1, 1, 1, 1, 1, "native")),
+    "a ready": messages.encode(messages.Ready(1, 1, 1, 1, 1, "native", "unasked")),
     "an accept": messages.encode(messages.Accept(0, bytes(16)), 1),
     "a commit": messages.encode(messages.Committed("stored", 0, ""), 1),
     "a refusal": messages.encode(messages.Refuse(0, "IO", "")),

@@ -61,7 +61,7 @@ class Session:
     def ready(self, window: int = 100, eager: int = 1 << 18) -> None:
         self.login()
         self.hear(messages.Put)
-        self.say(messages.Ready(window, eager, UNKNOWN, UNKNOWN, UNKNOWN, "native"))
+        self.say(messages.Ready(window, eager, UNKNOWN, UNKNOWN, UNKNOWN, "native", "unasked"))
 
     def offered(self, name: str = "small") -> int:
         """Return the number of an offer, or of a claim."""
@@ -318,7 +318,7 @@ ANSWERS = {
     "an unknown word": Expected(refuses_the_login("\x1b[31mNONSENSE"), 5),
     "a word for what is ours": Expected(refuses_the_login("INTERRUPTED"), 5),
     "ready instead of welcome": Expected(
-        answers_the_login_with(messages.encode(messages.Ready(1, 1, 1, 1, 1, "native"))), 1
+        answers_the_login_with(messages.encode(messages.Ready(1, 1, 1, 1, 1, "native", "unasked"))), 1
     ),
     "stored instead of welcome": Expected(answers_the_login_with(messages.encode(STORED, 1)), 1),
     "welcome twice": Expected(answers_the_login_with(messages.encode(messages.Welcome(0, "x")) * 2), 1),

@@ -21,17 +21,19 @@ MESSAGES = {
     "Authenticate": (0x01, "features:I user:t secret:t agent:t"),
     "Welcome": (0x02, "features:I server:t"),
     "Put": (0x10, "send_id:16s on_conflict:B opening:B files:Q bytes:Q directory:t"),
-    "Ready": (0x11, "window:I eager:I largest_file:Q bytes_left:Q files_left:Q names:B"),
+    "Ready": (0x11, "window:I eager:I largest_file:Q bytes_left:Q files_left:Q names:B opening:B"),
     "Totals": (0x12, "files:Q bytes:Q"),
     "Offer": (0x20, "flags:B size:Q mtime_ns:q name:t"),
     "Accept": (0x21, "offset:Q nonce:16s"),
     "Start": (0x22, "offset:Q proof:32s"),
     "Data": (0x23, ""),
     "Trailer": (0x24, "digest:32s"),
-    "Committed": (0x25, "outcome:B result:B stored_as:t"),
+    "Committed": (0x25, "outcome:B opened:B stored_as:t"),
     "Abort": (0x26, "reason:t"),
     "Refuse": (0x27, "retry_after:I reason:t detail:t"),
+    "Opened": (0x29, "action:B how:B cut:B code:I milliseconds:I detail:t"),
     "Claim": (0x2A, "executable:B size:Q mtime_ns:q digest:32s name:t"),
+    "Result": (0x2B, "size:Q digest:32s name:t"),
     "Finish": (0x30, ""),
     "Summary": (0x31, "files:Q bytes:Q"),
     "Alive": (0x3F, ""),
@@ -41,6 +43,8 @@ WORDS = {
     "on_conflict": ("default", "refuse", "rename", "replace", "skip"),
     "outcome": ("stored", "renamed", "replaced", "unchanged"),
     "names": ("native", "portable"),
+    "opening": ("unasked", "yes", "off", "denied", "unavailable"),  # of a Ready; that of a Put is a number
+    "action": ("show", "run"),
 }
 FLAGS = {"EAGER": 1, "FRESH": 2, "DIRECTORY": 4, "EXECUTABLE": 8}
 _VALUE = re.compile(r'(\w+)=((?:\w*\()?"(?:[^"\\]|\\.)*"\)?|\S+)\s*|("(?:[^"\\]|\\.)*")\s*')
