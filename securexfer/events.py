@@ -159,6 +159,50 @@ class FileAborted(Event):
 
 
 @dataclass(frozen=True)
+class FileOpened(Event):
+    """A stored file was opened, or that was begun. `shown` are lines of what was printed or shown, safe to show.
+
+    `how` it ended, and its `code`, are words of docs/PROTOCOL.md; `seconds` are those that it took.
+    """
+
+    kind: ClassVar[str] = "handler.run"
+    connection: int
+    address: str
+    user: str
+    name: str
+    sha256: str
+    action: str
+    how: str
+    code: int
+    seconds: float
+    detail: str
+    results: tuple[str, ...]
+    shown: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OpeningKilled(FileOpened):
+    """The same, and it had to be ended: for a limit, or because nobody waits for it any more."""
+
+    kind: ClassVar[str] = "handler.killed"
+    level: ClassVar[str] = "warning"
+
+
+@dataclass(frozen=True)
+class OpeningRefused(Event):
+    """A stored file is not opened, though somebody may expect it: a switch is off, or too much waits."""
+
+    kind: ClassVar[str] = "handler.refused"
+    level: ClassVar[str] = "warning"
+    connection: int
+    address: str
+    user: str
+    name: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class LimitHit(Event):
     """A limit refused somebody something; `user` is who was logged in, if anybody was."""
 
@@ -208,6 +252,15 @@ class KeyNotice(Event):
     """The server's certificate was renewed, could not be loaded, or is about to end."""
 
     kind: ClassVar[str] = "key.warn"
+    level: ClassVar[str] = "warning"
+    detail: str
+
+
+@dataclass(frozen=True)
+class OpeningNotice(Event):
+    """Files are not opened, though the server was told to; `detail` says why, and how to mend it."""
+
+    kind: ClassVar[str] = "handler.warn"
     level: ClassVar[str] = "warning"
     detail: str
 

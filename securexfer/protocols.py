@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from securexfer.net.connection import Connection
     from securexfer.storage.base import Storage
     from securexfer.storage.local import Inbox
+    from securexfer.transfer.openings import Openings
     from securexfer.transfer.session import Session
 
 
@@ -73,8 +74,12 @@ class Classroom:
 
     def receive(self, session: Session, inbox: Inbox, stopping: Callable[[], bool]) -> None:
         """See Speaker.receive."""
-        with contextlib.closing(inbox.for_user(session.user)) as storage:
-            ClassroomReceiver(self._connection, storage, session, stopping).run()
+        with (
+            contextlib.closing(session.open_send(lambda: inbox.new_bundle(session.user))) as openings,
+            contextlib.closing(inbox.for_user(session.user, bundle=openings.bundle)) as storage,
+        ):
+            ClassroomReceiver(self._connection, storage, session, stopping, openings).run()
+            openings.open(lambda: False)  # nobody hears what comes of it, but who looks at the log
 
 
 class Second:
@@ -111,11 +116,19 @@ class Second:
     def receive(self, session: Session, inbox: Inbox, stopping: Callable[[], bool]) -> None:
         """See Speaker.receive."""
 
-        def storage_for(put: messages.Put) -> Storage:
+        def storage_for(put: messages.Put) -> tuple[Storage, Openings | None]:
             policy = None if put.on_conflict == "default" else OnConflict(put.on_conflict)
             if policy is not None and policy not in inbox.rules.allowed:
                 raise PolicyRefusedError(f"this server does not allow the conflict policy {policy}")
-            return inbox.for_user(session.user, policy=policy, send_id=put.send_id)
+            openings = session.open_send(lambda: inbox.new_bundle(session.user, put.directory)) if put.opening else None
+            bundle = openings.bundle if openings else None
+            try:
+                storage = inbox.for_user(session.user, policy=policy, send_id=put.send_id, bundle=bundle)
+            except BaseException:
+                if openings:
+                    openings.close()
+                raise
+            return storage, openings
 
         Receiver(self._frames, storage_for, session, stopping).run()
 

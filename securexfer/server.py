@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import errno
+import functools
 import itertools
 import os
 import select
@@ -44,6 +45,7 @@ from securexfer.hosts import source_of
 from securexfer.net.connection import Connection, shake_hands
 from securexfer.net.listening import plain_address
 from securexfer.net.payload import MINIMUM_RATE
+from securexfer.opening.opener import Whose
 from securexfer.protocols import SPEAKERS
 from securexfer.transfer.session import Session
 
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
     from securexfer.accounts.logins import Logins
     from securexfer.events import Observer
+    from securexfer.opening.opener import Opener
     from securexfer.protocols import Speaker
     from securexfer.storage.local import Inbox
 
@@ -121,6 +124,7 @@ class Server:
         limits: Limits,
         observe: Observer,
         housekeeping: Callable[[], None],
+        opener: Opener,
     ) -> None:
         """Take listening sockets; `context` gives the TLS context for a new connection, `housekeeping` runs often."""
         self._listeners = listeners
@@ -130,6 +134,7 @@ class Server:
         self._limits = limits
         self._observe = observe
         self._housekeeping = housekeeping
+        self._opener = opener
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -314,6 +319,7 @@ class Server:
             limits.minimum_rate,
             self._inbox.rules.names,
             self._observe,
+            functools.partial(self._opener.for_send, Whose(peer.number, peer.address, user)),
         )
         speaker.receive(session, self._inbox, lambda: bool(self._stops))
 

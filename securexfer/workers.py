@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
 
 
-class Job(Generic[Result]):
+class Job(Generic[Result_co]):
     """Something to do, and once it is done, what came of it."""
 
-    def __init__(self, work: Callable[[], Result]) -> None:
+    def __init__(self, work: Callable[[], Result_co]) -> None:
         self._work = work
-        self._results: list[Result] = []  # one, when it is done
+        self._results: list[Result_co] = []  # one, when it is done
         self._error: BaseException | None = None
         self._over = threading.Event()
 
@@ -40,7 +40,7 @@ class Job(Generic[Result]):
         """Whether it is."""
         return self._over.is_set()
 
-    def result(self) -> Result:
+    def result(self) -> Result_co:
         """Return what came of it, or raise what it raised, when it is done."""
         self._over.wait()
         if self._error:
@@ -85,7 +85,7 @@ class Worker:
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def do(self, work: Callable[[], Result]) -> Job[Result]:
+    def do(self, work: Callable[[], Result_co]) -> Job[Result_co]:
         """Have something done."""
         if not self._start():
             return self.do_here(work)
@@ -93,7 +93,7 @@ class Worker:
         self._jobs.put(job)
         return job
 
-    def do_here(self, work: Callable[[], Result]) -> Job[Result]:
+    def do_here(self, work: Callable[[], Result_co]) -> Job[Result_co]:
         """Do something at once, in the thread that asks for it."""
         job = Job(work)
         job.run()

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import itertools
 import os
+import pwd
 import stat
 import sys
 import threading
@@ -354,9 +355,17 @@ def test_what_is_no_directory_is_refused(place: Path) -> None:
 
 
 def test_a_home_is_refused_where_a_result_could_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for precious in (Path("/"), Path("~").expanduser(), Path("~").expanduser().parent):
+    home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    for precious in (Path("/"), home, home.parent):
         with pytest.raises(ConfigurationError, match=r"root directory|home director"):
             Results(precious)
+    real, named = tmp_path / "real", tmp_path / "named"
+    real.mkdir()
+    named.symlink_to(real)
+    monkeypatch.setenv("HOME", str(named))  # where shells look, whatever the system's list of users says
+    with pytest.raises(ConfigurationError, match="is your home directory"):
+        Results(real)
+    Results(real / "results").close()
 
 
 def test_a_directory_that_was_there_keeps_what_is_in_it_and_its_mode(place: Path) -> None:

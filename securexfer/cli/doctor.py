@@ -29,7 +29,8 @@ def doctor(
     place = Home.find(context, home)
     wrong = 0
     checks: list[tuple[str, Callable[[], str]]] = [("TLS", _tls), ("servers trusted", _profiles)]
-    if sys.platform != "win32" and (place.certs.is_dir() or place.users.exists()):
+    serves = sys.platform != "win32" and (place.certs.is_dir() or place.users.exists())
+    if serves:
         checks += [
             ("certificate", lambda: _certificate(certs or place.certs)),
             ("users", lambda: _users(users or place.users)),
@@ -44,6 +45,8 @@ def doctor(
             wrong += 1
             print(f"wrong  {subject}: {error.message}")
             print(f"       {error.hint}")
+    if serves:
+        _tell_of_opening(place.directory)
     if wrong:
         raise ConfigurationError(f"{wrong} of {len(checks)} checks failed", hint="Each says above how to mend it.")
 
@@ -51,6 +54,17 @@ def doctor(
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("doctor")(doctor)
+
+
+def _tell_of_opening(home: Path) -> None:
+    """Say whether `serve --open` would work here. That it would not is wrong only for who wants it."""
+    from securexfer.cli.opening import prove
+
+    try:
+        print(f"ok     opening: `serve --open` can run scripts in a sandbox{prove(home)}")
+    except SecurexferError as error:
+        print(f"no     opening: {error.message}")
+        print(f"       {error.hint}")
 
 
 def _tls() -> str:

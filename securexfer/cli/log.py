@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from securexfer.events import Event
 
 QUEUE_LINES = 10_000  # about 3 MiB; at a few lines a file, seconds of the busiest server
+LONG_LINE = 4096  # characters: more than any line but those with what a script printed
+LONG_LINES = 100  # that wait, at most: with the defaults, about 12 MiB
 FEW_LINES = 4  # at once are no reason to wait for more
 GATHER_SECONDS = 0.005  # for those that come next, where many came
 BATCH_LINES = 256  # written at once
@@ -68,9 +70,11 @@ class Log:
         self._thread.join(2 * CLOSE_SECONDS)
 
     def _enqueue(self, moment: float, event: Event) -> None:
+        waiting = self._queue.qsize()
         # Rendered here: two threads that take turns for that cost each small file more than its line does.
-        if self._queue.qsize() < QUEUE_LINES:
-            self._queue.put(self._render(moment, event))
+        line = self._render(moment, event) if waiting < QUEUE_LINES else ""
+        if line and (waiting < LONG_LINES or len(line) <= LONG_LINE):
+            self._queue.put(line)
         else:
             self._dropped += 1
 
@@ -160,12 +164,11 @@ def _second(second: int) -> str:
 
 
 def _as_text(moment: float, event: Event) -> str:
-    words = [
-        f"{name}={_plain(value)}" for name, value in vars(event).items() if value not in ("", None) and name != "level"
-    ]
-    return (
-        f"{time.strftime('%H:%M:%S', time.localtime(moment))} {event.level.upper():7} {event.kind:12} {' '.join(words)}"
-    )
+    fields = dict(vars(event))
+    shown = fields.pop("shown", ())  # lines of their own, below
+    words = [f"{name}={_plain(value)}" for name, value in fields.items() if value not in ("", None, ())]
+    clock = time.strftime("%H:%M:%S", time.localtime(moment))
+    return "\n".join([f"{clock} {event.level.upper():7} {event.kind:12} {' '.join(words)}", *shown])
 
 
 def _plain(value: object) -> str:

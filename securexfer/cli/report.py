@@ -19,10 +19,12 @@ from securexfer.names import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
     from types import TracebackType
 
     from securexfer.cli.progress import Display
     from securexfer.transfer.items import Item
+    from securexfer.transfer.returned import Opened
 
 # Most sends are over before anybody could read a progress bar; drawing one costs more time than they take.
 _DISPLAY_AFTER_SECONDS = 0.5
@@ -35,8 +37,21 @@ class Report:
     `follow` hands the items on to whoever sends them and knows from then on what is under way.
     """
 
-    def __init__(self, server: str, selection: Selection, *, as_json: bool, quiet: bool, dry_run: bool = False) -> None:
+    def __init__(
+        self,
+        server: str,
+        selection: Selection,
+        *,
+        as_json: bool,
+        quiet: bool,
+        dry_run: bool = False,
+        results: Path | None = None,
+    ) -> None:
+        """Take what is sent, and the directory for what scripts leave there, if that is wanted."""
         self._server = server
+        self._results = results
+        self._results_problem: SecurexferError | None = None  # why some of it is not here
+        self._told_of_opening = False
         self._selection = selection
         self._json = as_json
         self._quiet = quiet or as_json
@@ -99,8 +114,30 @@ class Report:
         """Say why it takes longer: the server is busy, or the connection was lost."""
         self._note(f"{why}; trying again in {seconds:.1f} s")
 
+    def opening(self, verdict: str) -> None:
+        """Say that nothing will come back, if that is what was asked for."""
+        if self._results and verdict != "yes" and not self._told_of_opening:
+            from securexfer.cli.opened import not_opened
+
+            self._told_of_opening = True
+            self._say(f"securexfer: nothing is opened on {self._server}: {not_opened(verdict)}")
+
+    def opened(self, item: Item, opened: Opened) -> None:
+        """Report what came of a file that the server opened, with what it printed."""
+        from securexfer.cli.opened import fields_of, lines_of
+
+        if opened.problem:
+            self._results_problem = self._results_problem or opened.problem
+            self._failures.tell(opened.problem)
+        if self._json:
+            _print_json(fields_of(item.name, opened))
+        elif not self._quiet:
+            print("\n".join(lines_of(item.name, opened, self._results)), flush=True)
+
     def sent(self, item: Item, count: int) -> None:
         """Note how far it has come; the display looks at it when it draws."""
+        if item.again:
+            return
         self.current = item
         self.passed += count
         if count > 0 and item.sent != item.resumed:
@@ -108,6 +145,8 @@ class Report:
 
     def ended(self, item: Item) -> None:
         """Report one file: as JSON each, by a line for people if it failed and is not the only one."""
+        if item.again:
+            return
         if item in self._under_way:
             del self._under_way[item]
             self.ended_entries += 1
@@ -155,7 +194,7 @@ class Report:
         if isinstance(outcome, InterruptedTransferError):
             return InterruptedTransferError(f"interrupted: {said}")
         if not tally.first and not left:
-            return None
+            return self._results_problem
         self._failures.tell_rest()
         if outcome and (stored or tally.unsent > len(unsent)) and (unsent or left):
             names = [show(item.name) for item in unsent[:_MAX_NAMES]]

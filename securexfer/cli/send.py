@@ -74,6 +74,13 @@ def send(
     protocol: Annotated[
         int | None, typer.Option("--protocol", min=1, max=2, metavar="1|2", help="[2 if the server speaks it]")
     ] = None,
+    no_open: Annotated[
+        bool, typer.Option("--no-open", help="Have the files stored and nothing else, whatever the server opens.")
+    ] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option("--results", metavar="DIR", help="Store there what scripts leave in /out on the server."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     home: HomeOption = None,
@@ -84,13 +91,17 @@ def send(
     from securexfer.net.tls import client_context
     from securexfer.transfer.wishes import Wishes
 
-    wishes = Wishes(protocol, on_conflict, retries, timeout, limit, rehash, dry_run)
+    if results and no_open:
+        raise UsageError(
+            "--results is what comes of opening, and --no-open does without", hint="Leave one of them out."
+        )
+    wishes = Wishes(protocol, on_conflict, retries, timeout, limit, rehash, dry_run, not no_open, results)
     wishes.check()
     goal = client.parse_target(target)
     selection = _select(paths, goal.directory, tuple(exclude or ()), follow=symlinks == "follow", protocol=protocol)
     authorities, user = _trust(context, home, goal, ca, ca_fingerprint, quiet=quiet)
     trusted = client_context(authorities, client.protocols(wishes.protocol))
-    report = Report(goal.address, selection, as_json=json, quiet=quiet, dry_run=dry_run)
+    report = Report(goal.address, selection, as_json=json, quiet=quiet, dry_run=dry_run, results=results)
     items = report.follow(selection.items)
     if selection.left_out is None:  # plain files: what is wrong with them is said first, and all of them are told of
         items = iter(list(items))

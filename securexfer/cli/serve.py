@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from securexfer.certificates import ServerCertificate
     from securexfer.events import StorageNotice
     from securexfer.identity import Identity
+    from securexfer.opening.rules import Rules as OpeningRules
     from securexfer.server import Server
     from securexfer.storage.local import Inbox
 
@@ -119,6 +120,19 @@ def serve(
     max_sessions_per_user: MaxSessionsPerUser = 64,
     idle_timeout: IdleTimeout = 30.0,
     minimum_rate: MinimumRate = 1024,
+    open_files: Annotated[
+        bool, typer.Option("--open", help="Show .txt and run .py files in a sandbox, of users who may: user allow.")
+    ] = False,
+    open_rules: Annotated[
+        Path | None,
+        typer.Option("--open-rules", metavar="FILE", help="TOML: what is done with which extension; limits."),
+    ] = None,
+    open_python: Annotated[
+        Path | None, typer.Option("--open-python", metavar="VENV", help="What runs scripts. [the system's Python]")
+    ] = None,
+    keep_output: Annotated[
+        bool, typer.Option("--keep-output", help="Keep what a script prints beside it: x.py.out.txt")
+    ] = False,
     log_format: Annotated[
         LogFormat | None, typer.Option("--log-format", help="Default: text on a terminal, else json.")
     ] = None,
@@ -137,7 +151,7 @@ def serve(
     from securexfer.accounts.database import Accounts
     from securexfer.accounts.guessing import GuessLimits
     from securexfer.accounts.logins import Logins
-    from securexfer.cli import serving_as
+    from securexfer.cli import opening, serving_as
     from securexfer.events import ServerStarted, ServerStopped
     from securexfer.identity import Identity
     from securexfer.net.listening import listen
@@ -145,6 +159,8 @@ def serve(
     from securexfer.storage.local import Inbox, Rules
 
     place = Home.find(context, home)
+    wishes = opening.Wishes(open_files, open_rules, open_python, keep_output)
+    wishes.check()
     rules = Rules(
         on_conflict,
         names,
@@ -182,17 +198,19 @@ def serve(
     try:
         identity = Identity(certs, log.write)
         logins = Logins(accounts, waiting=login_queue, limits=guesses, observe=log.write)
-        server = Server(listeners, identity.context, logins, store, limits, log.write, identity.refresh)
+        opener, unavailable = opening.make(wishes, store, logins.may_open, log.write)
+        server = Server(listeners, identity.context, logins, store, limits, log.write, identity.refresh, opener)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())
         signal.signal(signal.SIGHUP, lambda *_: _look_again(identity, server))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         addresses = _addresses(listeners, own_names)
-        _announce(identity.certificate, addresses, store.path)
-        serving_as.warn([*notices, *_of_storage(store)], log)
+        _announce(identity.certificate, addresses, store.path, opener.rules if wishes.on and not unavailable else None)
+        serving_as.warn([*notices, *_of_storage(store), *unavailable], log)
         log.write(ServerStarted(tuple(addresses), str(store.path)))
         gc.freeze()  # what was imported is no garbage, and need not be looked through for any while files come
         finished = server.run()
+        opener.close()
         logins.finish()
         log.write(ServerStopped("done" if finished else "sessions were cut off"))
     finally:
@@ -266,10 +284,12 @@ def _addresses(listeners: list[socket.socket], own: list[str]) -> list[str]:
     return found
 
 
-def _announce(certificate: ServerCertificate, addresses: list[str], inbox: Path) -> None:
-    """Say where the server is and what to type on another machine."""
+def _announce(certificate: ServerCertificate, addresses: list[str], inbox: Path, opening: OpeningRules | None) -> None:
+    """Say where the server is, what it opens, and what to type on another machine."""
     note(f"Listening on {', '.join(addresses)}")
     note(f"Files go to {inbox}/USER/ ; the certificate ends on {certificate.not_after:%Y-%m-%d}")
+    if opening:
+        note(f"Opens {opening} of users who may: securexfer user allow NAME open")
     # The first name is the host's own: what people call the machine by.
     there = addresses[0].removesuffix(":9090")
     note("On another machine, once, then for every send:")

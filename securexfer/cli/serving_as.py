@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from securexfer.cli.log import Log
-    from securexfer.events import StorageNotice
+    from securexfer.events import OpeningNotice, StorageNotice
     from securexfer.privileges import ServiceUser
 
 _OWN_PLACE = Path("/srv/securexfer")  # for a server whose files are where people's are
@@ -53,7 +53,7 @@ def become(user: ServiceUser | None, certs: Path, users: Path, inbox: Path) -> l
     return [PrivilegeNotice(text) for text in told]
 
 
-def warn(notices: Sequence[PrivilegeNotice | StorageNotice], log: Log) -> None:
+def warn(notices: Sequence[PrivilegeNotice | StorageNotice | OpeningNotice], log: Log) -> None:
     """Tell what `become` returned, and the like: whoever starts the server, then, on its own lines, the log."""
     for notice in notices:
         note(f"WARNING: {notice.detail}")

@@ -43,8 +43,8 @@ if sys.platform == "win32":
     _Handle = Path
     _POLICY = NamePolicy.PORTABLE
 
-    def _why_precious(path: Path) -> str | None:
-        return "is a home directory" if path.resolve() == Path.home() else None
+    def _why_precious(_path: Path) -> str | None:
+        return None  # there is no more to know than what `_is_home` knows
 
     def _hold(path: str, above: _Handle | None = None) -> _Handle:
         handle = above / path if above else Path(path)
@@ -151,7 +151,7 @@ class Results:
         self.path = directory
         self._left = self._max_bytes = max_bytes
         self._files = self._directories = 0
-        problem = _why_precious(directory)
+        problem = "is your home directory" if _is_home(directory) else _why_precious(directory)
         if problem:
             raise ConfigurationError(
                 f"the directory for results {directory.resolve()} {problem}",
@@ -351,6 +351,13 @@ class ResultFile:
             self._open = False
             with contextlib.suppress(OSError):  # what is to stay was synced before
                 os.close(self._descriptor)
+
+
+def _is_home(directory: Path) -> bool:
+    """Whether shells and the like look for their files in a directory; storage/root.py knows what else is precious."""
+    with contextlib.suppress(RuntimeError):  # a user without one
+        return directory.resolve() == Path.home().resolve()
+    return False
 
 
 def _own_name() -> str:

@@ -64,7 +64,13 @@ def _send(
     from securexfer.transfer.sender import Sender
     from securexfer.transfer.sending import Sending
 
-    with Sending(items, watcher, target.directory, wishes) as sending:
+    with contextlib.ExitStack() as stack:
+        results = None
+        if wishes.results:
+            from securexfer.client.results import Results
+
+            results = stack.enter_context(Results(wishes.results))
+        sending = stack.enter_context(Sending(items, watcher, target.directory, wishes, results))
         left, wait = wishes.retries, Wait(_FIRST_WAIT, _LONGEST_WAIT)
         while True:
             sender = None

@@ -88,7 +88,11 @@ class UserStorage:
         if found is None or found.st_size != file.size or not stat.S_ISREG(found.st_mode):
             return None
         known = self._known.find(str(name), found)
-        return Committed(Outcome.UNCHANGED, name) if known and hmac.compare_digest(known, digest) else None
+        if not known or not hmac.compare_digest(known, digest):
+            return None
+        if self.bundle:
+            self.bundle.keep(self.home, name, found, digest)
+        return Committed(Outcome.UNCHANGED, name)
 
     def stage(self, file: Description) -> LocalStaging:
         """Begin a file; see Storage.stage."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from securexfer.net.frames import Frames
     from securexfer.storage.base import Offered, Prefix, Staging, Storage
     from securexfer.transfer.arrivals import Outcome
+    from securexfer.transfer.openings import Openings
     from securexfer.transfer.session import Session
     from securexfer.workers import Job, Worker
 
@@ -62,6 +63,7 @@ class Intake:
         committer: Worker,
         hasher: Worker,
         wait_for: Callable[[Job[Prefix]], None],
+        openings: Openings | None,
     ) -> None:
         """Take files into `directory`, "" for the user's own; `wait_for` returns when a job is done."""
         self._frames = frames
@@ -70,6 +72,8 @@ class Intake:
         self._directory = directory + "/" if directory else ""
         self._hasher = hasher
         self._wait_for = wait_for
+        self.openings = openings
+        self.awaited: list[int] = []  # numbers of those that are going to be opened
         self._arrivals: dict[int, Arrival] = {}  # those whose sender has not said its last word, by number
         self._refused: set[int] = set()  # of others it has not, either; what comes of them is thrown away
         self._directories: list[Arrival] = []  # that wait for what was offered before them
@@ -132,7 +136,10 @@ class Intake:
         self.files += 1
         self.bytes += size
         session.stored(name, size, digest.hex(), outcome, started)
-        self._out += self._frames.say_unchanged(number)
+        if self._will_open(number, name, outcome):
+            self._out += self._frames.say(messages.Committed("unchanged", 1, ""), number)
+        else:
+            self._out += self._frames.say_unchanged(number)
         if len(self._out) >= _ENOUGH:
             self.speak()
 
@@ -341,6 +348,8 @@ class Intake:
     def close(self) -> None:
         """Let the storage go, when all is answered for."""
         self._storage.close()
+        if self.openings:
+            self.openings.close()
 
     def _told(self, arrival: Arrival, outcome: Outcome) -> bytes:
         session, description, number = self._session, arrival.description, arrival.number
@@ -352,12 +361,20 @@ class Intake:
             self.files += 1
             self.bytes += description.size
             session.stored(name, description.size, arrival.sha256, outcome, arrival.started)
+        opened = bool(arrival.sha256) and self._will_open(number, name, outcome)
         same = outcome.stored_as == description.name
-        if same and outcome.outcome is Done.STORED:
+        if same and outcome.outcome is Done.STORED and not opened:
             return self._frames.say_stored(number)
         return self._frames.say(
-            messages.Committed(outcome.outcome.value, 0, "" if same else str(outcome.stored_as)), number
+            messages.Committed(outcome.outcome.value, int(opened), "" if same else str(outcome.stored_as)), number
         )
+
+    def _will_open(self, number: int, name: str, stored: Stored) -> bool:
+        """Whether a file that is stored is going to be opened; its number is kept then."""
+        taken = self.openings is not None and self.openings.takes(name.removeprefix(self._directory), stored)
+        if taken:
+            self.awaited.append(number)
+        return taken
 
     def _refuse(self, arrival: Arrival, error: SecurexferError) -> None:
         """Say that a file is not stored, and leave nothing of it."""

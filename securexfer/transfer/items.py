@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from securexfer.errors import SecurexferError
+    from securexfer.transfer.returned import Opened
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +24,7 @@ class Item:
     executable: bool = False
     directory: bool = False
     sent: int = 0  # of its bytes, those that the receiver has or that are on their way there
+    again: bool = False  # what became of it was told; it is offered once more for those that are opened beside it
     fresh: bool = False  # the receiver has something else of it, and is not to look at that again
     resumed: int = 0  # of them, those that the receiver had from an earlier send
     sha256: str | None = None
@@ -52,6 +54,12 @@ class Watcher(Protocol):
 
     def retrying(self, why: str, seconds: float) -> None:
         """Hear that the server is busy, or the connection was lost, and when it is tried again."""
+
+    def opening(self, verdict: str) -> None:
+        """Hear whether the server opens files after they are stored: one of the words of messages.OPENING."""
+
+    def opened(self, item: Item, opened: Opened) -> None:
+        """Hear what came of a file that the server opened, after `ended`."""
 
     def sent(self, item: Item, count: int) -> None:
         """Hear that `count` bytes more of a file are on their way, or were found to be there: `item` says so already.

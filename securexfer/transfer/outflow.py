@@ -33,17 +33,23 @@ class Outflow:
         timeout: float,
         limit: Limit | None,
         heard: Callable[[int, messages.Message | messages.Data], None],
+        taken: Callable[[memoryview], None],
     ) -> None:
-        """Tell `heard` of each message. It may be in the middle of saying another, so it must not say any."""
+        """Tell `heard` of each message, and `taken` of payload, to be used at once.
+
+        It may be in the middle of saying a message, so they must not say any.
+        """
         self._frames = frames
         self._connection = frames.connection
         self._timeout = timeout
         self._limit = limit
         self._heard = heard
+        self._taken = taken
         self._unheard = 0  # bytes that were sent since we last listened
         self._messages = 0  # that were heard
         self._claims = 0  # that were said
         self.sent = 0  # bytes
+        self.patient = 0.0  # seconds that the receiver may take, beside what it takes to hash and to sync
         self.owed = 0  # bytes that the receiver may have to hash or to sync before it can answer
         self._last_heard = self._last_said = self._last_word = time.monotonic()  # the last but for Alive
         self._buffer = Buffer(self._send)
@@ -121,6 +127,14 @@ class Outflow:
     def _take(self) -> None:
         frames, heard, before = self._frames, self._heard, self._messages
         while True:
+            if frames.payload:
+                piece = frames.take()
+                if not piece:
+                    return
+                self._messages += 1
+                self._last_word = time.monotonic()
+                self._taken(piece)
+                continue
             while number := frames.hear_unchanged():
                 self._messages += 1
                 heard(number, messages.UNCHANGED)
@@ -136,7 +150,7 @@ class Outflow:
             before = self._messages
 
     def _patient_until(self) -> float:
-        return max(self._last_word, self._last_said) + max(self._timeout, patience(self.owed))
+        return max(self._last_word, self._last_said) + max(self._timeout, patience(self.owed) + self.patient)
 
     def _deadline(self) -> float:
         return min(self._last_heard + self._timeout, self._patient_until())

@@ -9,6 +9,7 @@ while longer, and content must come at a minimum rate.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,17 +17,19 @@ from securexfer.errors import PeerTimeoutError, ProtocolError, SecurexferError, 
 from securexfer.names import Name
 from securexfer.net.payload import MinimumRate
 from securexfer.transfer.intake import EAGER_LIMIT, Intake, refusal_of
+from securexfer.transfer.openings import told
 from securexfer.transfer.patience import ALIVE_SECONDS, patience
 from securexfer.wire import messages
-from securexfer.wire.messages import EAGER, UNKNOWN
+from securexfer.wire.messages import EAGER, RETURN, UNKNOWN
 from securexfer.wire.order import IDLE
 from securexfer.workers import Bell, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from securexfer.net.frames import Frames
     from securexfer.storage.base import Prefix, Storage
+    from securexfer.transfer.openings import Openings
     from securexfer.transfer.session import Session
     from securexfer.workers import Job
 
@@ -41,7 +44,7 @@ class Receiver:
     def __init__(
         self,
         frames: Frames,
-        open_storage: Callable[[messages.Put], Storage],
+        open_storage: Callable[[messages.Put], tuple[Storage, Openings | None]],
         session: Session,
         stopping: Callable[[], bool],
     ) -> None:
@@ -55,6 +58,8 @@ class Receiver:
         self._committer = Worker(self._bell)
         self._hasher = Worker(self._bell)
         self._intake: Intake | None = None
+        self._opening = False  # whether files of it are being opened
+        self._returns = False  # whether the sender wants what comes of that
         self._rate: MinimumRate | None = None  # of the content that is on its way, once it had to be waited for
         self._taken = 0  # bytes of that content
         self._last_heard = self._last_said = time.monotonic()
@@ -147,7 +152,11 @@ class Receiver:
         intake = self._intake
         if intake and intake.speak():
             self._spoke()
-        if time.monotonic() - self._last_said >= ALIVE_SECONDS and intake and (intake.groups.busy or intake.hashing):
+        if (
+            time.monotonic() - self._last_said >= ALIVE_SECONDS
+            and intake
+            and (intake.groups.busy or intake.hashing or self._opening)
+        ):
             self._say(messages.Alive())
         self._relieve()
 
@@ -178,13 +187,12 @@ class Receiver:
     # -- what the client says --------------------------------------------------------------------------------------
 
     def _put(self, _number: int, put: messages.Put) -> None:
-        if put.opening:
-            raise ProtocolError("nothing is opened here")
         directory = str(Name.parse(put.directory, self._session.names)) if put.directory else ""
-        storage = self._open_storage(put)
+        storage, openings = self._open_storage(put)
         self._intake = Intake(
-            self._frames, storage, self._session, directory, self._committer, self._hasher, self._wait_for
+            self._frames, storage, self._session, directory, self._committer, self._hasher, self._wait_for, openings
         )
+        self._returns = put.opening & RETURN != 0
         bytes_left, files_left = storage.room()
         self._frames.conversation.window = WINDOW
         self._say(
@@ -195,6 +203,7 @@ class Receiver:
                 UNKNOWN if bytes_left is None else bytes_left,
                 UNKNOWN if files_left is None else files_left,
                 self._session.names.value,
+                openings.verdict if openings else "unasked",
             )
         )
 
@@ -238,9 +247,31 @@ class Receiver:
     def _finish(self, _number: int, _finish: messages.Finish) -> None:
         intake = self._taking()
         intake.answer_all(self._live)
+        if intake.openings and intake.awaited:
+            self._open(intake.openings, intake.awaited)
         self._say(messages.Summary(intake.files, intake.bytes))
         intake.close()
         self._intake = None
+
+    def _open(self, openings: Openings, numbers: Sequence[int]) -> None:
+        """Have what was stored opened, and tell the client what came of each, in order."""
+        self._opening, over = True, threading.Event()
+        try:
+            for number, job in zip(numbers, openings.open(over.is_set), strict=True):
+                while not job.wait(_LOOK_SECONDS):
+                    if self._stopping():
+                        over.set()  # each says then that it was cancelled
+                    self._live()
+                    if self._frames.fill():
+                        self._frames.hear()  # raises: there is nothing that a client may say now
+                with contextlib.closing(job.result()) as opened:
+                    for piece in told(self._frames, number, opened, results=self._returns):
+                        self._connection.post(piece)
+                        self._relieve()
+                self._last_said = time.monotonic()
+        finally:
+            over.set()
+            self._opening = False
 
     def _taking(self) -> Intake:
         if self._intake is None:

@@ -25,9 +25,10 @@ from securexfer.errors import (
 from securexfer.names import show
 from securexfer.net.payload import BUFFER_SIZE
 from securexfer.transfer.outflow import Outflow
+from securexfer.transfer.returned import Returning
 from securexfer.transfer.sources import SourceFile
 from securexfer.wire import messages
-from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH, MAX_DATA, UNKNOWN
+from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH, MAX_BESIDE, MAX_DATA, OPEN, RETURN, UNKNOWN
 from securexfer.wire.order import ACCEPTED, IDLE
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _PROGRESS_BYTES = 16 << 20  # more than the buffers on the way hold: some of it has arrived
 EAGER_AFTER = 8  # answers in a row that nothing is there: then the next files are probably new as well
+OPENING_SECONDS = 7200.0  # for one file to be opened, while the server says that it is alive: others may wait before it
 FIRST_OFFERS = 64  # without an answer; one more for each answer, so that no line has to be waited for
 
 
@@ -58,8 +60,11 @@ class Sender:
         self._new_in_a_row = 0
         self._counted = False
         self._is_ready = False
+        self._opens = False
         self._eager_limit = 0
-        self._out = Outflow(frames, sending.wishes.timeout, sending.limit, self._hear)
+        self._out = Outflow(frames, sending.wishes.timeout, sending.limit, self._hear, self._take_returned)
+        self._awaited: dict[int, Item] = {}  # those that the server is going to open
+        self._returning: Returning | None = None  # what has come of the one that it tells of now
         self._prefix_length = len(sending.directory) + 1 if sending.directory else 0
 
     @property
@@ -69,6 +74,7 @@ class Sender:
 
     def run(self) -> None:
         """Send everything; raise what ended it. What became of each item stands in it."""
+        self._sending.offer_all_again()
         try:
             self._send_once()
             while not self._sending.over:  # the last answers had something sent from its start, after Finish
@@ -87,6 +93,8 @@ class Sender:
                 if not item.open:  # known, but the server's answer to it did not come
                     self._watcher.ended(item)
             self._sending.take_back([item for item in self._items.values() if item.open])
+            if self._returning:
+                self._returning.discard()
 
     def _send_once(self) -> None:
         """Make one request, and send what is left."""
@@ -95,18 +103,32 @@ class Sender:
         if not self._counted:
             self._count()
         self._out.say(messages.Finish())
+        if self._awaited:
+            self._out.patient = OPENING_SECONDS
         while self._conversation.state != IDLE:
             self._out.listen()
+        self._out.patient = 0.0
+        self._sending.opened_with.clear()
 
     def _put(self) -> None:
         sending = self._sending
         self._is_ready = False
         put = messages.Put(
-            sending.send_id, self._wishes.on_conflict or "default", 0, UNKNOWN, UNKNOWN, sending.directory
+            sending.send_id,
+            self._wishes.on_conflict or "default",
+            self._opening(),
+            UNKNOWN,
+            UNKNOWN,
+            sending.directory,
         )
         self._out.say(put)
         while not self._is_ready:
             self._out.listen()
+
+    def _opening(self) -> int:
+        if not self._wishes.opening or self._wishes.dry_run:
+            return 0
+        return OPEN | (RETURN if self._sending.results else 0)
 
     def _send_all(self) -> None:
         while True:
@@ -345,6 +367,10 @@ class Sender:
             self._unanswered.remove(number)
             self._ahead += 1
         item.outcome, item.stored_as = committed.outcome, committed.stored_as or item.name
+        if committed.opened:
+            self._awaited[number] = item
+        if self._opens and not item.directory and len(self._sending.opened_with) < MAX_BESIDE:
+            self._sending.opened_with.append(item)
         self._close(number)
 
     def _refuse(self, number: int, refuse: messages.Refuse) -> None:
@@ -378,8 +404,38 @@ class Sender:
         self._conversation.window = ready.window
         self._eager_limit = ready.eager
         self._is_ready = True
+        self._opens = ready.opening == "yes"
+        self._watcher.opening(ready.opening)
 
-    def _ignore(self, _number: int, _message: messages.Alive | messages.Summary) -> None:
+    # -- what comes of files that are opened ------------------------------------------------------------------------
+
+    def _result(self, number: int, result: messages.Result) -> None:
+        self._await(number)
+        self._returning = self._returning or Returning(self._sending.results)
+        self._returning.begin(result)
+
+    def _take_returned(self, piece: memoryview) -> None:
+        if self._returning:  # which the order of messages sees to
+            self._returning.take(piece)
+
+    def _opened(self, number: int, opened: messages.Opened) -> None:
+        item = self._await(number)
+        found = (self._returning or Returning(None)).finish(opened)
+        self._returning = None
+        del self._awaited[number]
+        self._watcher.opened(item, found)
+
+    def _await(self, number: int) -> Item:
+        """Return the file that the server tells of; raise ProtocolError if it has not said that it would."""
+        if number not in self._awaited:
+            raise ProtocolError(f"the server told what came of transfer {number}, which it has not opened")
+        return self._awaited[number]
+
+    def _summary(self, _number: int, _summary: messages.Summary) -> None:
+        if self._awaited:
+            raise ProtocolError(f"the server did not tell what came of {len(self._awaited)} files that it opened")
+
+    def _ignore(self, _number: int, _message: messages.Alive | messages.Data) -> None:
         """Nothing follows from it but that the server is there; what may come next, the conversation knows."""
 
     _heard: ClassVar[dict[type, Any]] = {
@@ -387,6 +443,9 @@ class Sender:
         messages.Accept: _accept,
         messages.Committed: _committed,
         messages.Refuse: _refuse,
-        messages.Summary: _ignore,
+        messages.Result: _result,
+        messages.Data: _ignore,
+        messages.Opened: _opened,
+        messages.Summary: _summary,
         messages.Alive: _ignore,
     }

@@ -15,22 +15,30 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from securexfer.transfer.items import Item, Watcher
+    from securexfer.transfer.returned import Store
     from securexfer.transfer.wishes import Wishes
 
 
 class Sending:
     """What is left to send. Used as a context, so that the digests that were computed are kept."""
 
-    def __init__(self, items: Iterable[Item], watcher: Watcher, directory: str, wishes: Wishes) -> None:
-        """Take the items; those that have an error already are told to the watcher when their turn comes."""
+    def __init__(
+        self, items: Iterable[Item], watcher: Watcher, directory: str, wishes: Wishes, results: Store | None = None
+    ) -> None:
+        """Take the items; those that have an error already are told to the watcher when their turn comes.
+
+        What the server's opening of a file leaves goes to `results`, if it is wanted.
+        """
         self.watcher = watcher
         self.directory = directory
         self.wishes = wishes
+        self.results = results
         self.limit = Limit(wishes.limit) if wishes.limit else None
         self.send_id = os.urandom(16)
         self.digests = DigestCache()
         self.files = self.bytes = 0  # offered so far
         self.exhausted = False
+        self.opened_with: list[Item] = []  # stored so far, where the server opens them once all are
         self._items = iter(items)
         self._again: deque[Item] = deque()
 
@@ -62,6 +70,14 @@ class Sending:
                 self.watcher.sent(item, -item.sent)
             item.sent = item.resumed = 0
         self._again.extendleft(reversed(items))
+
+    def offer_all_again(self) -> None:
+        """Have everything that was stored offered again: a new connection opens only what came over it."""
+        again, self.opened_with = self.opened_with, []
+        for item in again:
+            item.again, item.outcome = True, None
+            item.sent = item.resumed = 0
+        self._again.extendleft(reversed(again))
 
     def known_digest(self, item: Item, seen: os.stat_result | None = None) -> bytes | None:
         """Return the digest of a file that has not changed since it was computed, if it is known and may be used.

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 from securexfer.events import FileAborted, FileRejected, FileStored, LimitHit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from securexfer.errors import SecurexferError
     from securexfer.events import Observer
     from securexfer.names import NamePolicy
     from securexfer.storage.base import Committed
+    from securexfer.storage.bundle import Bundle
+    from securexfer.transfer.openings import Openings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Session:
     minimum_rate: int
     names: NamePolicy
     observe: Observer
+    open_send: Callable[[Callable[[], Bundle]], Openings]  # what is opened of one send; it is given what makes a bundle
 
     def stored(self, name: str, size: int, digest: str, outcome: Committed, started: float) -> None:
         """Tell that a file is durable under its name; `started` is a moment of the monotonic clock."""

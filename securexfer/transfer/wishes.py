@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from securexfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Wishes(NamedTuple):
@@ -17,6 +20,8 @@ class Wishes(NamedTuple):
     limit: int | None = None  # bytes a second
     rehash: bool = False  # read every file, whatever is remembered of it
     dry_run: bool = False  # ask what would become of the files, and send nothing
+    opening: bool = True  # have the server open what it opens, if it does that for this user
+    results: Path | None = None  # the directory for what scripts leave there
 
     def check(self) -> None:
         """Raise UsageError for wishes that cannot be met together."""
@@ -30,6 +35,7 @@ class Wishes(NamedTuple):
             "--limit": self.limit,
             "--rehash": self.rehash,
             "--dry-run": self.dry_run,
+            "--results": self.results,
         }
         for option, wished in options.items():
             if wished:

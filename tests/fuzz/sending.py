@@ -14,6 +14,7 @@ from vectors import speaking as vectors
 from securexfer.errors import SecurexferError
 from securexfer.net.frames import Frames
 from securexfer.transfer.items import Item
+from securexfer.transfer.returned import MAX_OUTPUT
 from securexfer.transfer.sender import Sender
 from securexfer.transfer.sending import Sending
 from securexfer.transfer.wishes import Wishes
@@ -22,6 +23,8 @@ from securexfer.wire.order import IDLE
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Sequence
+
+    from securexfer.transfer.returned import Opened
 
 SIZES = [0, 5, 100, *[7] * 12]  # so many that the last ones may go eagerly
 DRY_RUN, AT_ONCE, KNOWN = 1, 2, 4  # bits of a stream's first byte
@@ -77,6 +80,12 @@ class Silent:
     def connected(self, user: str, server: str) -> None: ...
 
     def retrying(self, why: str, seconds: float) -> None: ...
+
+    def opening(self, verdict: str) -> None: ...
+
+    def opened(self, item: Item, opened: Opened) -> None:
+        assert item in self.ended_items
+        assert len(opened.output) <= MAX_OUTPUT
 
     def sent(self, item: Item, _count: int) -> None:
         assert 0 <= item.sent <= item.size

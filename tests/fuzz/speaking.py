@@ -16,6 +16,7 @@ from vectors import speaking as vectors
 from securexfer.errors import ChangedError, NameTakenError, ProtocolError, SecurexferError, TruncatedError
 from securexfer.names import NamePolicy
 from securexfer.net.frames import Frames
+from securexfer.opening.actions import Opened
 from securexfer.storage.base import Committed, Outcome
 from securexfer.transfer import intake
 from securexfer.transfer.receiver import Receiver
@@ -23,6 +24,7 @@ from securexfer.transfer.session import Session
 from securexfer.wire import messages
 from securexfer.wire.messages import DATA, HEADER_SIZE, MAX_DATA
 from securexfer.wire.order import IDLE
+from securexfer.workers import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -155,7 +157,7 @@ def _answer(frames: Frames, message: messages.Message, number: int) -> None:
             frames.say(messages.Welcome(0, ""))
         case messages.Put():
             frames.conversation.window = 3
-            frames.say(messages.Ready(3, 0, 0, 0, 0, "native"))
+            frames.say(messages.Ready(3, 0, 0, 0, 0, "native", "unasked"))
         case messages.Offer(flags) if not flags & (messages.DIRECTORY | messages.EAGER):
             frames.say(messages.Refuse(0, "NAME", "") if number % 3 == 0 else messages.Accept(0, bytes(16)), number)
         case messages.Claim() if number % 3 == 1:
@@ -279,6 +281,28 @@ class Kept:
         self.drop()
 
 
+class Everything:
+    """Opens every file, at once: each has said something."""
+
+    verdict = "yes"
+    bundle = None
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    def takes(self, _name: str, _stored: Committed) -> bool:
+        self._taken += 1
+        return True
+
+    def open(self, _cancelled: Callable[[], bool]) -> list[Job[Opened]]:
+        jobs = [Job(lambda: Opened("run", "exit", output=b"done")) for _ in range(self._taken)]
+        for job in jobs:
+            job.run()
+        return jobs
+
+    def close(self) -> None: ...
+
+
 def received(data: bytes) -> None:
     """Hold that a session ends with one of our own errors or with none, whatever a client says after its login.
 
@@ -293,11 +317,13 @@ def received(data: bytes) -> None:
     frames.conversation.state = IDLE
     storages: list[Nowhere] = []
 
-    def open_storage(_put: messages.Put) -> Any:
+    def open_storage(put: messages.Put) -> Any:
         storages.append(Nowhere())
-        return storages[-1]
+        return storages[-1], Everything() if put.opening else None
 
-    session = Session(1, "127.0.0.1", "ana", LARGEST_FILE, 30.0, 1024, NamePolicy.NATIVE, lambda _: None)
+    session = Session(
+        1, "127.0.0.1", "ana", LARGEST_FILE, 30.0, 1024, NamePolicy.NATIVE, lambda _: None, lambda _: Everything()
+    )
     with contextlib.suppress(SecurexferError):
         Receiver(frames, open_storage, session, lambda: False).run()
     assert all(storage.closed and not storage.held for storage in storages)

@@ -8,6 +8,7 @@ watches which code they reach.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -27,6 +28,8 @@ from securexfer.errors import LimitExceededError, ProtocolError, SecurexferError
 from securexfer.names import STAGING_NAME, Name, NamePolicy
 from securexfer.net.connection import Connection
 from securexfer.net.tls import client_context, server_context
+from securexfer.opening.opener import Opener, Whose
+from securexfer.opening.rules import Rules as OpeningRules
 from securexfer.storage.local import Inbox, Rules
 from securexfer.transfer.classroom.receiver import Receiver
 from securexfer.transfer.session import Session
@@ -130,10 +133,13 @@ class Sessions:
         assert {path.name for path in self._path.iterdir()} <= {"ana", STAGING_NAME, *SERVERS_OWN}
 
     def _receive(self, connection: Connection) -> type[SecurexferError] | None:
-        session = Session(1, "127.0.0.1", "ana", LARGEST_FILE, 30.0, 1024, NamePolicy.NATIVE, lambda _: None)
+        opener = Opener(OpeningRules(), {}, lambda _: False, lambda _: None, on=False, works=False)
+        open_send = functools.partial(opener.for_send, Whose(1, "127.0.0.1", "ana"))
+        session = Session(1, "127.0.0.1", "ana", LARGEST_FILE, 30.0, 1024, NamePolicy.NATIVE, lambda _: None, open_send)
+        openings = open_send(lambda: self._inbox.new_bundle("ana"))
         with contextlib.closing(self._inbox.for_user("ana")) as storage:
             try:
-                Receiver(connection, storage, session, lambda: False).run()
+                Receiver(connection, storage, session, lambda: False, openings).run()
             except SecurexferError as error:
                 return type(error)
         return None

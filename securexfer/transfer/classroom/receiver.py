@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from securexfer.net.connection import Connection
     from securexfer.storage.base import Staging, Storage
+    from securexfer.transfer.openings import Openings
     from securexfer.transfer.session import Session
 
 SHORT_COUNT = "SHORT-COUNT"  # the log's word for a session that ended between two files
@@ -67,11 +68,13 @@ class Receiver:
         storage: Storage,
         session: Session,
         stopping: Callable[[], bool],
+        openings: Openings,
     ) -> None:
         self._connection = connection
         self._storage = storage
         self._session = session
         self._stopping = stopping
+        self._openings = openings
         self._group: list[_Arrival] = []
         self._group_bytes = 0
         self._left = 0  # bytes of the current file, trailer included, that have not been read yet
@@ -256,6 +259,7 @@ class Receiver:
         session, size = self._session, arrival.header.size
         if isinstance(outcome, Committed):
             session.stored(arrival.shown, size, arrival.digest, outcome, arrival.started)
+            self._openings.takes(arrival.shown, outcome)
         elif outcome:
             session.rejected(arrival.shown, size, arrival.digest, outcome, arrival.started)
 
