@@ -10,6 +10,7 @@ import contextlib
 import getpass
 import os
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,19 +109,25 @@ class SecurexferServer:
 
     def peer(self, source: Source, user: str) -> Peer:
         """Return what sends `source` as `user`, with a password login and the CA by file."""
-        send = (
-            *(*self.network.at_client, found("securexfer"), "send", str(source.path)),
-            *(f"{user}@{self.network.host}:{self.port}", "--ca", str(self.home / "certs" / "ca.pem")),
-            "--password-stdin",
-        )
-        client = Command(send, stdin=f"{self.password}\n".encode(), environment=self.environment)
+        client = self.sending([source.path], user)
         received = self.home / "inbox" / user / source.path.name
         return Peer("securexfer", client, source, received, self.server, mtime_unit=NANOSECOND)
 
+    def sending(self, paths: Sequence[Path], user: str) -> Command:
+        """Return the command that sends these, so."""
+        send = (
+            *(*self.network.at_client, found("securexfer"), "send", *map(str, paths)),
+            *(f"{user}@{self.network.host}:{self.port}", "--ca", str(self.home / "certs" / "ca.pem")),
+            "--password-stdin",
+        )
+        return Command(send, stdin=f"{self.password}\n".encode(), environment=self.environment)
+
 
 @contextlib.contextmanager
-def securexfer_server(home: Path, users: Sequence[str], network: Network = LOOPBACK) -> Iterator[SecurexferServer]:
-    """Make certificates and users, and serve them."""
+def securexfer_server(
+    home: Path, users: Sequence[str], network: Network = LOOPBACK, *, opens: bool = False
+) -> Iterator[SecurexferServer]:
+    """Make certificates and users, and serve them; where it `opens` what they send, root serves as nobody."""
     home.mkdir(mode=0o700)
     # Whatever the client saves for its user (servers, digests of files already read) goes here, not to the real home.
     own = {f"XDG_{kind}_HOME": str(home / "client") for kind in ("CACHE", "CONFIG", "DATA", "STATE")}
@@ -133,10 +140,22 @@ def securexfer_server(home: Path, users: Sequence[str], network: Network = LOOPB
     for user in users:
         add = (securexfer, "user", "add", user, "--password-stdin")
         run(Command(add, stdin=f"{password}\n".encode(), environment=serving_environment))
+        if opens:
+            run(Command((securexfer, "user", "allow", user, "open"), environment=serving_environment))
     port = free_port()
-    serve = Command((securexfer, "serve", "--host", network.host, "--port", str(port)), environment=serving_environment)
+    options = ("--open", *(_as_nobody(home) if os.geteuid() == 0 else ())) if opens else ()
+    words = (securexfer, "serve", "--host", network.host, "--port", str(port), *options)
+    serve = Command(words, environment=serving_environment)
     with serving(serve, port, home / "log", network) as server:
         yield SecurexferServer(server, network, port, home, environment, password)
+
+
+def _as_nobody(home: Path) -> tuple[str, str]:
+    """Give a server's home to nobody, who can reach it then; return the option that serves so."""
+    home.parent.chmod(0o711)
+    for path in (home, *home.rglob("*")):
+        shutil.chown(path, "nobody", "nogroup")
+    return "--run-as", "nobody"
 
 
 # -- sshd: scp, rsync and tar ------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -224,6 +225,20 @@ def test_hanging_connections_are_spread_over_their_addresses_and_opened_again(be
         again, (address, _) = listener.accept()
         stack.enter_context(again)
         assert address == accepted[1][1][0]
+
+
+@pytest.mark.debian
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core for the transfer, one for the scripts")
+def test_openings_runs_every_script_and_moves_the_file_meanwhile() -> None:
+    options = ("--size", "64KiB", "--scripts", "6", "--seconds", "1.5", "--turns", "1")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:  # where somebody who is not root can pass, too
+        directory = Path(name)
+        directory.chmod(0o755)
+        found = measured("openings.py", *options, "--directory", directory)
+        assert list(directory.iterdir()) == []
+    (turn,) = found["turns"]
+    assert {"alone", "beside", "loop", "grown"} == set(turn)
+    assert min(turn["alone"], turn["beside"], turn["loop"]) > 0
 
 
 def test_under_attack_nobody_honest_fails_and_the_server_comes_to_rest(tmp_path: Path) -> None:
