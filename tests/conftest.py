@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
 
+    from desks import Desk
+
     from securexfer.storage.local import Inbox
 
 SKIPPED_EXIT_CODE = 8  # none of pytest's own
@@ -103,6 +105,18 @@ def lab(tmp_path: Path, lab_source: Path) -> Iterator[Lab]:
     made = Lab(tmp_path, lab_source)
     yield made
     made.close()
+
+
+@pytest.fixture
+def desk(lab_source: Path) -> Iterator[Desk]:
+    """Return a fresh lab whose server opens files."""
+    from boxes import reachable
+    from desks import Desk
+
+    with reachable() as directory:
+        made = Desk(directory, lab_source)
+        yield made
+        made.close()
 
 
 @pytest.fixture
