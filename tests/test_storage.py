@@ -868,6 +868,21 @@ def test_F07_the_quota_can_be_filled_to_the_byte(make: Callable[..., Inbox]) -> 
     assert isinstance(store(storage, "z", bytes(1)), QuotaExceededError)
 
 
+def test_F07_files_that_are_taken_in_one_step_count_as_well(make: Callable[..., Inbox], root: Path) -> None:
+    storage = make(quota=100).for_user("ana")
+
+    def take(name: str, content: bytes) -> Committed | SecurexferError:
+        file = Description(Name.parse(name), len(content))
+        return storage.commit([storage.take(file, memoryview(content), hashlib.sha256(content).digest())])[0]
+
+    assert isinstance(take("x", bytes(60)), Committed)
+    for name in ("y", "z"):
+        with pytest.raises(QuotaExceededError):
+            take(name, bytes(41))
+    assert isinstance(take("y", bytes(40)), Committed)
+    assert stored(root) == {"x": bytes(60), "y": bytes(40)}
+
+
 @pytest.mark.parametrize("size", [101, 1 << 40, 1 << 63, (1 << 64) - 1])
 def test_F06_more_than_the_quota_is_refused_before_anything_is_written(
     make: Callable[..., Inbox], root: Path, size: int

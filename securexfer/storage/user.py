@@ -103,16 +103,18 @@ class UserStorage:
         """Begin a file, write all of it, and seal it; see Storage.take."""
         with Translated(file.name):
             # It is here, so that nothing is gained by refusing it before its commit; and what is written at once need
-            # not be set aside on the disk, if only there is room.
+            # not be set aside on the disk, if only there is room. To the user's files it is added like any other.
             usage = self._usage_of(file, self._find(file)) if self._usage else None
             self.inbox.space.check(file.size)
-            claim = Claim(self.inbox.space, usage, file.size, file.size) if usage else None
+            claim = Claim(self.inbox.space, usage, file.size) if usage else None
             staging = LocalStaging(self.inbox, file, claim)
             try:
                 staging.append(content)
             except OSError:
                 staging.discard()
                 raise
+            if claim:
+                claim.written(file.size)
         staging.seal(digest)
         return staging
 
