@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from securexfer.cli.amounts import counted, number
 from securexfer.cli.tally import Failures, Selection, Tally, left_out_lines, summary_lines
 from securexfer.cli.terminal import note
-from securexfer.errors import InterruptedTransferError, PartlyStoredError, SecurexferError
+from securexfer.errors import InterruptedTransferError, PartlyStoredError, ResultsError, SecurexferError
 from securexfer.names import show
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Report:
         self._results = results
         self._results_problem: SecurexferError | None = None  # why some of it is not here
         self._told_of_opening = False
+        self._opens = False  # whether the server has said that it opens what it gets
         self._selection = selection
         self._json = as_json
         self._quiet = quiet or as_json
@@ -116,6 +117,7 @@ class Report:
 
     def opening(self, verdict: str) -> None:
         """Say that nothing will come back, if that is what was asked for."""
+        self._opens = verdict == "yes"
         if self._results and verdict != "yes" and not self._told_of_opening:
             from securexfer.cli.opened import not_opened
 
@@ -194,7 +196,7 @@ class Report:
         if isinstance(outcome, InterruptedTransferError):
             return InterruptedTransferError(f"interrupted: {said}")
         if not tally.first and not left:
-            return self._results_problem
+            return self._results_problem or self._lost_results(known, outcome)
         self._failures.tell_rest()
         if outcome and (stored or tally.unsent > len(unsent)) and (unsent or left):
             names = [show(item.name) for item in unsent[:_MAX_NAMES]]
@@ -212,6 +214,15 @@ class Report:
             return type(tally.first)(f"{counted(tally.unsent, 'file')} cannot be sent", hint="Each is named above.")
         subject = "the only file was not stored" if count == 1 else f"none of the {number(count)} files was stored"
         return type(tally.first)(subject, hint="Each is named above.")
+
+    def _lost_results(self, known: str, outcome: SecurexferError | None) -> SecurexferError | None:
+        """Return what to say where everything is stored, but not all that came of it is here, though it was wanted."""
+        if not (outcome and self._results and self._opens):
+            return None
+        return ResultsError(
+            f"{known}, but not all that came of opening them is here: {outcome.message}",
+            hint="Send all of it again, to have it opened again. What is stored is not sent twice.",
+        )
 
     def _summary(self) -> None:
         tally, seconds = self.tally, time.monotonic() - self._started
