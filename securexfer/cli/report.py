@@ -216,13 +216,16 @@ class Report:
         return type(tally.first)(subject, hint="Each is named above.")
 
     def _lost_results(self, known: str, outcome: SecurexferError | None) -> SecurexferError | None:
-        """Return what to say where everything is stored, but not all that came of it is here, though it was wanted."""
-        if not (outcome and self._results and self._opens):
+        """Say that all is stored, but not all that came of it is here; return that as an error, if it was wanted."""
+        if not (outcome and self._opens):
             return None
-        return ResultsError(
-            f"{known}, but not all that came of opening them is here: {outcome.message}",
-            hint="Send all of it again, to have it opened again. What is stored is not sent twice.",
-        )
+        lost = f"{known}, but not all that came of opening them is here: {outcome.message}"
+        if self._results:
+            return ResultsError(
+                lost, hint="Send all of it again, to have it opened again. What is stored is not sent twice."
+            )
+        self._note(f"securexfer: {lost}")
+        return None
 
     def _summary(self) -> None:
         tally, seconds = self.tally, time.monotonic() - self._started

@@ -21,6 +21,7 @@ from securexfer.events import FileOpened, OpeningKilled, OpeningRefused, StoreEr
 from securexfer.opening.actions import Opened, failed
 from securexfer.opening.rules import Action
 from securexfer.opening.showing import LINE, shown
+from securexfer.storage.bundle import MAX_FILES
 from securexfer.workers import Job
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _WHY = {
     "denied": "the user may not have files opened: securexfer user allow NAME open",
     "unavailable": "there is no sandbox: securexfer doctor says why",
 }
+_CROWD = "it came with too many others"
 
 
 class Whose(NamedTuple):
@@ -195,6 +197,7 @@ class Opener:
     def _run(self) -> None:
         while job := self._waiting.get():
             job.run()
+            del job  # what came of it is its sender's, and goes with that, not with the next
 
 
 class Openings:
@@ -208,7 +211,7 @@ class Openings:
         self._whose = whose
         self._silent = silent
         self._taken: list[tuple[str, Name, Action]] = []
-        self._jobs: list[Job[Opened]] = []
+        self._crowded = False  # whether more came than that list takes
         self._lock = threading.Lock()
         self._unfinished = 1  # of its files, and one until `close` or `leave`
 
@@ -221,13 +224,16 @@ class Openings:
             if not self._silent:
                 self._opener.refuse(self._whose, stored.stored_as, action, self.verdict, _WHY[self.verdict])
             return False
+        if len(self._taken) >= MAX_FILES:  # also where it is one file again and again, which the bundle has once
+            self._crowded = True
+            self._opener.refuse(self._whose, stored.stored_as, action, "gone", _CROWD)
+            return False
         self._taken.append((name, stored.stored_as, action))
         return True
 
     def open(self, cancelled: Callable[[], bool]) -> list[Job[Opened]]:
         """See transfer.openings.Openings."""
-        self._jobs = [self._begin(*taken, cancelled) for taken in self._taken]
-        return self._jobs
+        return [self._begin(*taken, cancelled) for taken in self._taken]
 
     def close(self) -> None:
         """See transfer.openings.Openings."""
@@ -243,9 +249,11 @@ class Openings:
 
     def _begin(self, name: str, stored_as: Name, action: Action, cancelled: Callable[[], bool]) -> Job[Opened]:
         opener, whose, bundle = self._opener, self._whose, self.bundle
-        entry = bundle.entries.get(name) if bundle else None
+        # What came with more than are kept would not see all of them: then nothing is opened.
+        crowded = self._crowded or (bundle is not None and bundle.overfull)
+        entry = bundle.entries.get(name) if bundle and not crowded else None
         if bundle is None or entry is None:
-            return _over(opener.refuse(whose, stored_as, action, "gone", _missing(bundle, name)))
+            return _over(opener.refuse(whose, stored_as, action, "gone", _CROWD if crowded else _missing(bundle, name)))
 
         def work() -> Opened:
             try:
@@ -263,8 +271,6 @@ class Openings:
 
 
 def _missing(bundle: Bundle | None, name: str) -> str:
-    if bundle and bundle.overfull:
-        return "it came with too many others"
     return bundle.missing.get(name, "it is not there any more") if bundle else ""
 
 

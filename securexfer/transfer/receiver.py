@@ -256,8 +256,9 @@ class Receiver:
     def _open(self, openings: Openings, numbers: Sequence[int]) -> None:
         """Have what was stored opened, and tell the client what came of each, in order."""
         self._opening, over = True, threading.Event()
+        jobs = openings.open(over.is_set)
         try:
-            for number, job in zip(numbers, openings.open(over.is_set), strict=True):
+            for number, job in zip(numbers, jobs, strict=True):
                 while not job.wait(_LOOK_SECONDS):
                     if self._stopping():
                         over.set()  # each says then that it was cancelled
@@ -272,6 +273,9 @@ class Receiver:
         finally:
             over.set()
             self._opening = False
+            for job in jobs:
+                if job.done:  # others leave nothing any more
+                    job.result().close()
 
     def _taking(self) -> Intake:
         if self._intake is None:

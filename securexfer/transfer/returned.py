@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 MAX_OUTPUT = 1 << 20  # bytes that are kept of what was printed, whatever the server sends
 
+# What may come of one file, as the protocol has it: whoever sends more would never come to an end.
+MAX_RESULTS = 10_000
+MAX_PRINTED = 16 << 20  # bytes
+MAX_RETURNED = 64 << 30  # bytes, of the other results together
+
 
 class Opened(NamedTuple):
     """What came of a file that the server opened, as far as it came; what was printed is not safe to show."""
@@ -66,11 +71,22 @@ class Returning:
         self._expected: messages.Result | None = None
         self._digest = hashlib.sha256()
         self._left = 0
+        self._count = self._printed = self._returned = 0  # of results in all; bytes that were announced
         self._writer: Writer | None = None
 
     def begin(self, result: messages.Result) -> None:
-        """Hear of the next result. Raises ProtocolError or DigestMismatchError if the one before was wrong."""
+        """Hear of the next result. Raises ProtocolError or DigestMismatchError if the one before was wrong.
+
+        Raises ProtocolError also if this one is more than may come.
+        """
         self._end()
+        self._count += 1
+        if result.name:
+            self._returned += result.size
+        else:
+            self._printed += result.size
+        if self._count > MAX_RESULTS + 1 or self._printed > MAX_PRINTED or self._returned > MAX_RETURNED:
+            raise ProtocolError("the server sends more of one file than may come of it")
         self._expected, self._left, self._digest = result, result.size, hashlib.sha256()
         if result.name and self._store:
             try:

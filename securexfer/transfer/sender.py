@@ -368,8 +368,11 @@ class Sender:
             self._ahead += 1
         item.outcome, item.stored_as = committed.outcome, committed.stored_as or item.name
         if committed.opened:
+            if not self._opens:
+                raise ProtocolError("the server opens files that it was not to open")
             self._awaited[number] = item
-        if self._opens and not item.directory and len(self._sending.opened_with) < MAX_BESIDE:
+        # One more than may be opened together, so that what is offered again is as much too many.
+        if self._opens and not item.directory and len(self._sending.opened_with) <= MAX_BESIDE:
             self._sending.opened_with.append(item)
         self._close(number)
 
@@ -404,13 +407,15 @@ class Sender:
         self._conversation.window = ready.window
         self._eager_limit = ready.eager
         self._is_ready = True
-        self._opens = ready.opening == "yes"
+        self._opens = ready.opening == "yes" and self._opening() != 0
         self._watcher.opening(ready.opening)
 
     # -- what comes of files that are opened ------------------------------------------------------------------------
 
     def _result(self, number: int, result: messages.Result) -> None:
         self._await(number)
+        if result.name and not self._sending.results:
+            raise ProtocolError("the server sent a result that it was not asked for")
         self._returning = self._returning or Returning(self._sending.results)
         self._returning.begin(result)
 

@@ -28,8 +28,8 @@ def authenticate(user: str, secret: str) -> bytes:
     return messages.encode(messages.Authenticate(0, user, secret, "hostile"))
 
 
-def put(directory: str = "", policy: str = "default", send_id: bytes = SEND_ID) -> bytes:
-    return messages.encode(messages.Put(send_id, policy, 0, UNKNOWN, UNKNOWN, directory))
+def put(directory: str = "", policy: str = "default", send_id: bytes = SEND_ID, opening: int = 0) -> bytes:
+    return messages.encode(messages.Put(send_id, policy, opening, UNKNOWN, UNKNOWN, directory))
 
 
 def offer(number: int, name: str, size: int, flags: int = 0) -> bytes:
