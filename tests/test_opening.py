@@ -10,6 +10,7 @@ import hashlib
 import re
 import signal
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ import lab as lab_module
 import pytest
 from boxes import needs_bubblewrap
 from desks import IS_ROOT, events, handled, opened
+from hostile.chaos import Detour
 from lab import wait_until
 
 if TYPE_CHECKING:
@@ -232,6 +234,25 @@ def test_H03_what_was_written_into_meanwhile_is_not_run(desk: Desk) -> None:
     assert (told["how"], told["output"]) == ("failed", "")
     assert told["detail"] == "the script is not what was verified"
     assert "theirs" not in server.log_path.read_text()
+
+
+def test_H03_nothing_is_opened_before_the_send_is_over(desk: Desk) -> None:
+    """A script that is stored waits for what comes after it, however long that takes."""
+    desk.allow("ana")
+    server = desk.serve()
+    script = desk.file("x.py", "import os; print(os.path.getsize('data.bin'))\n")
+    data = desk.file("data.bin", bytes(8 << 20))
+    with ThreadPoolExecutor() as pool, Detour(server.port, hold_after=5 << 20) as way:
+        sending = pool.submit(desk.send, way.port, script, data, "--json")
+        assert way.held.wait(30)
+        assert server.wait_for("file.ok")["name"] == "x.py"
+        time.sleep(1)  # in which it would have been run
+        assert not handled(server)
+        way.release()
+        sent = sending.result()
+    assert sent.returncode == 0, sent.stderr
+    assert opened(sent)["x.py"]["output"] == f"{8 << 20}\n"
+    assert len(handled(server)) == 1
 
 
 def test_H04_what_was_not_sent_is_never_run(desk: Desk) -> None:
