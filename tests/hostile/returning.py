@@ -114,8 +114,12 @@ RETURNS = {
     "a result that was not asked for": Expected(
         tells(GOOD), "sent a result that it was not asked for", 0, options=()
     ),
-    "opened though it was not to be": Expected(tells(), "opens files that it was not to open", 0, options=("--no-open",)),
-    "results though nothing was to be opened": Expected(tells(GOOD), "opens files that it was not to open", 0, options=("--no-open",)),
+    "opened though it was not to be": Expected(
+        tells(), "opens files that it was not to open", 0, options=("--no-open",)
+    ),
+    "results though nothing was to be opened": Expected(
+        tells(GOOD), "opens files that it was not to open", 0, options=("--no-open",)
+    ),
     # names
     **{
         f"the name {name!r}": Expected(tells(result(name, b"evil"), GOOD), "a result was not stored", leaves=("good",))
