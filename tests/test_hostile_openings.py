@@ -179,7 +179,7 @@ def test_a_client_that_speaks_while_its_files_are_opened_is_cut_off(desk: Desk, 
 
 def test_a_client_that_reads_no_results_holds_no_memory_and_not_for_long(desk: Desk) -> None:
     desk.allow("ana")
-    server = desk.serve("--idle-timeout", "2")
+    server = desk.serve("--idle-timeout", "2", watched=True)  # whose descriptors may be looked at
     text = "for n in range(4): open(f'/out/{n}', 'wb').write(bytes(4 << 20))\nprint('x' * 60000)\n"
     before = server.status("VmRSS")
     speaker = begun(desk, server, {f"{number}.py": f"# {number}\n{text}" for number in range(20)}, OPEN | RETURN)
