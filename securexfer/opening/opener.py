@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from queue import Full, Queue
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -257,7 +258,11 @@ class Openings:
 
         def work() -> Opened:
             try:
-                return opener.open(whose, entry, bundle, cancelled)
+                opened = opener.open(whose, entry, bundle, cancelled)
+                if not cancelled():
+                    return opened
+                opened.close()  # nobody hears of these any more, and each is an open file
+                return replace(opened, results=())
             finally:
                 self._done()
 

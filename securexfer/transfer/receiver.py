@@ -274,7 +274,7 @@ class Receiver:
             over.set()
             self._opening = False
             for job in jobs:
-                if job.done:  # others leave nothing any more
+                if job.done:  # others see to it themselves
                     job.result().close()
 
     def _taking(self) -> Intake:
