@@ -7,6 +7,7 @@ import hashlib
 import os
 import select
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,6 @@ from terminals import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from desks import Desk
 
@@ -501,3 +501,23 @@ def test_a_large_file_that_is_resumed_is_seen_whole(desk: Desk) -> None:
     assert sent.returncode == 0, sent.stderr
     assert next(entry for entry in events(sent, "file") if entry["name"] == "data.bin")["resumed"] > 0
     assert opened(sent)["x.py"]["output"] == hashlib.sha256(data).hexdigest() + "\n"
+
+
+def test_the_two_lines_of_the_readme_bring_results_back(desk: Desk, tmp_path: Path) -> None:
+    """As they stand there, but for the place of the server, who serves, and whom the sender trusts."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    block = readme.split("<!-- a server that opens, and a sender who wants results -->\n```sh\n")[1].split("```")[0]
+    there, here = (line.partition("#")[0].split() for line in block.splitlines())
+    allow, serve = there[: there.index("&&")], there[there.index("&&") + 1 :]
+    assert allow[:2] == ["securexfer", "user"]
+    assert serve[:2] == ["securexfer", "serve"]
+    desk.user(*allow[2:])
+    server = desk.serve(*serve[2:], opening=False)
+    assert here[:2] == ["securexfer", "send"]
+    desk.file("analysis.py", "open('/out/result.csv', 'w').write(open('data.csv').read().upper())")
+    desk.file("data.csv", "a,b\n")
+    paths = {"analysis.py": desk.files / "analysis.py", "data.csv": desk.files / "data.csv", "out/": tmp_path / "out"}
+    words = [str(paths.get(word, word)) for word in here[2:] if word != "ana@lab1"]
+    sent = desk.send(server, *words)
+    assert sent.returncode == 0, sent.stderr
+    assert (tmp_path / "out" / "result.csv").read_text() == "A,B\n"
