@@ -49,7 +49,7 @@ if sys.platform == "win32":
     def _hold(path: str, above: _Handle | None = None) -> _Handle:
         handle = above / path if above else Path(path)
         found = handle.lstat()
-        if not stat.S_ISDIR(found.st_mode) or getattr(found, "st_reparse_tag", 0):  # a junction, as a link
+        if not stat.S_ISDIR(found.st_mode) or getattr(found, "st_reparse_tag", False):  # a junction, as a link
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(handle))
         return handle
 
