@@ -521,3 +521,4 @@ def test_the_two_lines_of_the_readme_bring_results_back(desk: Desk, tmp_path: Pa
     sent = desk.send(server, *words)
     assert sent.returncode == 0, sent.stderr
     assert (tmp_path / "out" / "result.csv").read_text() == "A,B\n"
+    assert sent.stdout.splitlines()[-1] == "  1 file opened, 1 stored, not opened"

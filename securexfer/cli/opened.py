@@ -37,6 +37,7 @@ _HOW = {
     "denied": "stored, not opened: this user may not have files opened any more",
     "gone": "stored, not opened",
 }
+NOT_BEGUN = {"busy", "denied", "gone"}  # of them: nothing was opened
 _NARROWEST = 20  # columns, of a terminal on which lines are still wrapped
 
 

@@ -53,6 +53,7 @@ class Report:
         self._results_problem: SecurexferError | None = None  # why some of it is not here
         self._told_of_opening = False
         self._opens = False  # whether the server has said that it opens what it gets
+        self._opened = 0  # files that it has
         self._selection = selection
         self._json = as_json
         self._quiet = quiet or as_json
@@ -126,8 +127,9 @@ class Report:
 
     def opened(self, item: Item, opened: Opened) -> None:
         """Report what came of a file that the server opened, with what it printed."""
-        from securexfer.cli.opened import fields_of, lines_of
+        from securexfer.cli.opened import NOT_BEGUN, fields_of, lines_of
 
+        self._opened += opened.how not in NOT_BEGUN
         if opened.problem:
             self._results_problem = self._results_problem or opened.problem
             self._failures.tell(opened.problem)
@@ -242,13 +244,19 @@ class Report:
                 "skipped": tally.outcomes.get("skipped", 0),
                 "resumed": tally.resumed_size,
             }
+            if self._opens:
+                summary["opened"] = self._opened
             if left_out := self._selection.left_out:
                 summary |= {"skipped_links": left_out.skipped_links, "excluded": left_out.excluded}
             _print_json(summary)
         elif not self._quiet:
-            for line in summary_lines(tally, self._server, seconds, dry_run=self._dry_run) + left_out_lines(
-                self._selection.left_out
-            ):
+            lines = summary_lines(tally, self._server, seconds, dry_run=self._dry_run)
+            lines += left_out_lines(self._selection.left_out)
+            if self._opened:
+                rest = tally.stored - self._opened
+                also = f", {number(rest)} stored, not opened" if rest else ""
+                lines.append(f"  {counted(self._opened, 'file')} opened{also}")
+            for line in lines:
                 print(line, flush=True)
 
     def _draw(self) -> None:
