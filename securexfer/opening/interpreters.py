@@ -82,7 +82,8 @@ def _ask(program: Path) -> list[str]:
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise ConfigurationError(
             f"{program} is no Python that works here: {show(str(error))}",
-            hint="Name a virtual environment, or leave it out for the system's Python.",
+            hint="Name a virtual environment that whoever serves can use (made by a Python that everybody can run: "
+            "/usr/bin/python3 -m venv DIR), or leave it out for the system's Python.",
         ) from error
     if not isinstance(found, list) or not all(isinstance(prefix, str) for prefix in found):
         raise ConfigurationError(f"{program} is no Python: it says {show(str(found))}")
