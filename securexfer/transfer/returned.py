@@ -10,6 +10,7 @@ from securexfer.errors import DigestMismatchError, ProtocolError, SecurexferErro
 from securexfer.names import show
 
 if TYPE_CHECKING:
+    from securexfer.transfer.items import Item
     from securexfer.wire import messages
 
 MAX_OUTPUT = 1 << 20  # bytes that are kept of what was printed, whatever the server sends
@@ -148,3 +149,58 @@ class Returning:
     def _fail(self, error: SecurexferError) -> None:
         self._problem = self._problem or error
         self.discard()
+
+
+class Awaited:
+    """The files that the server is going to open, until it has told what came of each; it tells of one at a time."""
+
+    def __init__(self, store: Store | None) -> None:
+        """Store results there, if anywhere."""
+        self._store = store
+        self._items: dict[int, Item] = {}
+        self._returning: Returning | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether there are any."""
+        return bool(self._items)
+
+    def expect(self, number: int, item: Item) -> None:
+        """Note that a file is going to be opened."""
+        self._items[number] = item
+
+    def begin(self, number: int, result: messages.Result) -> None:
+        """Hear of a result. Raises ProtocolError if none may come, and what Returning.begin raises."""
+        self._item(number)
+        if result.name and not self._store:
+            raise ProtocolError("the server sent a result that it was not asked for")
+        self._returning = self._returning or Returning(self._store)
+        self._returning.begin(result)
+
+    def take(self, piece: memoryview) -> None:
+        """Take content of it."""
+        if self._returning:  # which the order of messages sees to
+            self._returning.take(piece)
+
+    def finish(self, number: int, opened: messages.Opened) -> tuple[Item, Opened]:
+        """Return a file and what came of it, at its end. Raises as `begin` does."""
+        item = self._item(number)
+        found = (self._returning or Returning(None)).finish(opened)
+        self._returning = None
+        del self._items[number]
+        return item, found
+
+    def check_none_left(self) -> None:
+        """Raise ProtocolError if the server has not told of all."""
+        if self._items:
+            raise ProtocolError(f"the server did not tell what came of {len(self._items)} files that it opened")
+
+    def discard(self) -> None:
+        """Leave nothing of what has not come to its end."""
+        if self._returning:
+            self._returning.discard()
+
+    def _item(self, number: int) -> Item:
+        if number not in self._items:
+            raise ProtocolError(f"the server told what came of transfer {number}, which it has not opened")
+        return self._items[number]

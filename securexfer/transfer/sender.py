@@ -25,7 +25,7 @@ from securexfer.errors import (
 from securexfer.names import show
 from securexfer.net.payload import BUFFER_SIZE
 from securexfer.transfer.outflow import Outflow
-from securexfer.transfer.returned import Returning
+from securexfer.transfer.returned import Awaited
 from securexfer.transfer.sources import SourceFile
 from securexfer.wire import messages
 from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH, MAX_BESIDE, MAX_DATA, OPEN, RETURN, UNKNOWN
@@ -62,9 +62,8 @@ class Sender:
         self._is_ready = False
         self._opens = False
         self._eager_limit = 0
-        self._out = Outflow(frames, sending.wishes.timeout, sending.limit, self._hear, self._take_returned)
-        self._awaited: dict[int, Item] = {}  # those that the server is going to open
-        self._returning: Returning | None = None  # what has come of the one that it tells of now
+        self._awaited = Awaited(sending.results)
+        self._out = Outflow(frames, sending.wishes.timeout, sending.limit, self._hear, self._awaited.take)
         self._prefix_length = len(sending.directory) + 1 if sending.directory else 0
 
     @property
@@ -93,8 +92,7 @@ class Sender:
                 if not item.open:  # known, but the server's answer to it did not come
                     self._watcher.ended(item)
             self._sending.take_back([item for item in self._items.values() if item.open])
-            if self._returning:
-                self._returning.discard()
+            self._awaited.discard()
 
     def _send_once(self) -> None:
         """Make one request, and send what is left."""
@@ -103,7 +101,7 @@ class Sender:
         if not self._counted:
             self._count()
         self._out.say(messages.Finish())
-        if self._awaited:
+        if self._awaited.any:
             self._out.patient = OPENING_SECONDS
         while self._conversation.state != IDLE:
             self._out.listen()
@@ -370,7 +368,7 @@ class Sender:
         if committed.opened:
             if not self._opens:
                 raise ProtocolError("the server opens files that it was not to open")
-            self._awaited[number] = item
+            self._awaited.expect(number, item)
         # One more than may be opened together, so that what is offered again is as much too many.
         if self._opens and not item.directory and len(self._sending.opened_with) <= MAX_BESIDE:
             self._sending.opened_with.append(item)
@@ -413,32 +411,13 @@ class Sender:
     # -- what comes of files that are opened ------------------------------------------------------------------------
 
     def _result(self, number: int, result: messages.Result) -> None:
-        self._await(number)
-        if result.name and not self._sending.results:
-            raise ProtocolError("the server sent a result that it was not asked for")
-        self._returning = self._returning or Returning(self._sending.results)
-        self._returning.begin(result)
-
-    def _take_returned(self, piece: memoryview) -> None:
-        if self._returning:  # which the order of messages sees to
-            self._returning.take(piece)
+        self._awaited.begin(number, result)
 
     def _opened(self, number: int, opened: messages.Opened) -> None:
-        item = self._await(number)
-        found = (self._returning or Returning(None)).finish(opened)
-        self._returning = None
-        del self._awaited[number]
-        self._watcher.opened(item, found)
-
-    def _await(self, number: int) -> Item:
-        """Return the file that the server tells of; raise ProtocolError if it has not said that it would."""
-        if number not in self._awaited:
-            raise ProtocolError(f"the server told what came of transfer {number}, which it has not opened")
-        return self._awaited[number]
+        self._watcher.opened(*self._awaited.finish(number, opened))
 
     def _summary(self, _number: int, _summary: messages.Summary) -> None:
-        if self._awaited:
-            raise ProtocolError(f"the server did not tell what came of {len(self._awaited)} files that it opened")
+        self._awaited.check_none_left()
 
     def _ignore(self, _number: int, _message: messages.Alive | messages.Data) -> None:
         """Nothing follows from it but that the server is there; what may come next, the conversation knows."""
