@@ -19,14 +19,23 @@ import lab as lab_module
 import pytest
 from boxes import needs_bubblewrap
 from desks import IS_ROOT, events, handled, opened
+from fuzz.sending import Silent
 from hostile.chaos import Detour
-from lab import wait_until
+from lab import PASSWORD, wait_until
+
+from securexfer import client
+from securexfer.net.tls import client_context
+from securexfer.transfer import outflow
+from securexfer.transfer.items import Item
+from securexfer.transfer.wishes import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from desks import Desk
+
+    from securexfer.transfer.returned import Opened
 
 pytestmark = needs_bubblewrap
 HELLO = "print('hello')\n"
@@ -536,3 +545,38 @@ def test_H17_whatever_becomes_of_a_script_the_send_is_a_success(desk: Desk) -> N
     assert {event["name"] for event in server.events("handler.killed")} == {"sleeps.py", "spins.py", "floods.py"}
     assert set(desk.stored()) == set(texts)
     assert not list(desk.inbox.rglob("core*"))
+
+
+def test_a_script_sees_what_had_to_be_offered_twice(desk: Desk) -> None:
+    """Other content of the same size stands there: that is known only when the first answer to the last file came."""
+    desk.allow("ana")
+    server = desk.serve()
+    script = desk.file(
+        "reads.py", "import os\nprint(open('data.csv').read() if os.path.exists('data.csv') else None)\n"
+    )
+    for content in ("first", "other"):
+        data = desk.file("data.csv", content)
+        sent = desk.send(server, script, data, "--on-conflict", "replace", "--json")
+        assert sent.returncode == 0, sent.stderr
+        assert opened(sent)["reads.py"]["output"] == f"{content}\n"
+
+
+def test_a_sender_waits_for_a_script_as_long_as_its_server_is_alive(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than it would for a server that has nothing to do but to hash and to sync."""
+    desk.allow("ana")
+    server = desk.serve()
+    monkeypatch.setattr(outflow, "patience", lambda _owed: 0.0)
+    path = desk.file("x.py", "import time; time.sleep(8); print('late')\n")
+    item, heard = Item(path, "x.py", path.stat().st_size, path.stat().st_mtime_ns), []
+
+    class Hearing(Silent):
+        def opened(self, item: Item, opened: Opened) -> None:
+            super().opened(item, opened)
+            heard.append(opened.output)
+
+    target, wishes = client.Target("ana", "localhost", server.port, ""), Wishes(timeout=6, retries=0)
+    context = client_context(desk.ca.read_text(), client.protocols(None))
+    client.send(target, context, ("ana", PASSWORD), [item], Hearing(), wishes)
+    assert heard == [b"late\n"]

@@ -136,9 +136,10 @@ class Sender:
                 self._send_accepted(*self._accepted.popleft())
             elif self._conversation.owed:
                 self._out.listen()
-            elif not self._aborts and self._sending.over:
+            elif not self._aborts and self._sending.over and not (self._opens and self._items):
                 return
-            elif len(self._items) >= self._conversation.window:
+            elif self._sending.over or len(self._items) >= self._conversation.window:
+                # Before files are opened, all have to be stored: an answer may have one of them offered anew.
                 self._out.listen()
 
     def _count(self) -> None:
