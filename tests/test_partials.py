@@ -139,6 +139,19 @@ def test_what_came_before_the_connection_ended_is_resumed_and_stored(
     assert inbox.space._promised == 0
 
 
+def test_a_file_that_is_resumed_has_the_mode_of_the_rules(make_inbox: Callable[..., Inbox]) -> None:
+    """Whatever a server before made of it, with other rules perhaps, before it was ended."""
+    inbox = make_inbox()
+    storage = inbox.for_user("ana", send_id=FIRST)
+    break_off(storage)
+    (kept,) = (path for path in (inbox.path / STAGING_NAME).iterdir() if path.is_file())
+    kept.chmod(0o640)
+    staging = offer(storage).stage(resume=True)
+    finish(storage, staging, CONTENT[2 * MIB :])
+    assert (inbox.path / "ana/d/x").stat().st_mode & 0o777 == 0o600
+
+
+
 @pytest.mark.parametrize("error", [DigestMismatchError, NoSpaceError, StorageFailedError, ZeroDivisionError])
 def test_what_ends_by_anything_else_is_not_kept(make_inbox: Callable[..., Inbox], error: type[Exception]) -> None:
     inbox = make_inbox()

@@ -33,6 +33,7 @@ class LocalStaging:
         self._claim = claim
         self._named = True
         self._settled = False
+        self._mode = None if opened else inbox.made_with  # that it has, if that is known
         try:
             with Translated(self.name):
                 self._descriptor, self.file = opened or inbox.create_staging()
@@ -70,7 +71,7 @@ class LocalStaging:
         rules, described = self._inbox.rules, self._described
         # Of the sender's mode, one bit at most: whether the owner may execute it.
         mode = rules.file_mode | 0o100 * described.executable
-        if mode != self._inbox.made_with or rules.group is not None:
+        if mode != self._mode or rules.group is not None:
             set_access(self._descriptor, rules.group, mode)
         if described.mtime_ns is not None:
             os.utime(self._descriptor, ns=(described.mtime_ns, described.mtime_ns))
