@@ -207,6 +207,21 @@ def unnamed(server: Server) -> list[str]:
     return [name for name in found if name.endswith("(deleted)") and "/inbox/" in name]
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_what_scripts_leave_is_kept_for_those_alone_who_want_it(desk: Desk, *, wanted: bool) -> None:
+    desk.allow("ana")
+    server = desk.serve()
+    first = desk.lasting("first.py", "mark-of-what-is-kept")
+    leaving = desk.file("leaving.py", "for name in 'abc': open('/out/' + name, 'w').write(name)\n")
+    options = ["--results", str(desk.files / "out")] if wanted else []
+    with desk.sending(server, first, leaving, *options) as sending:
+        ran = server.wait_for("handler.run", seconds=20)
+        assert (ran["name"], ran["results"]) == ("leaving.py", ["a", "b", "c"])
+        assert len(unnamed(server)) == (3 if wanted else 0)
+        sending.kill()
+    wait_until(lambda: not unnamed(server), 10)
+
+
 # -- more than are opened together ----------------------------------------------------------------------------------
 
 FEW = f"""#!{sys.executable}

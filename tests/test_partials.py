@@ -151,7 +151,6 @@ def test_a_file_that_is_resumed_has_the_mode_of_the_rules(make_inbox: Callable[.
     assert (inbox.path / "ana/d/x").stat().st_mode & 0o777 == 0o600
 
 
-
 @pytest.mark.parametrize("error", [DigestMismatchError, NoSpaceError, StorageFailedError, ZeroDivisionError])
 def test_what_ends_by_anything_else_is_not_kept(make_inbox: Callable[..., Inbox], error: type[Exception]) -> None:
     inbox = make_inbox()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
 from securexfer.amounts import exactly
+from securexfer.cli.terminal import width_of
 from securexfer.names import show
-from securexfer.opening.showing import BAR, LINE, shown
+from securexfer.opening.showing import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,6 @@ _HOW = {
     "gone": "stored, not opened",
 }
 NOT_BEGUN = {"busy", "denied", "gone"}  # of them: nothing was opened
-_NARROWEST = 20  # columns, of a terminal on which lines are still wrapped
 
 
 def lines_of(name: str, opened: Opened, directory: Path | None) -> list[str]:
@@ -49,7 +48,7 @@ def lines_of(name: str, opened: Opened, directory: Path | None) -> list[str]:
     if opened.seconds:
         said = f"{said}, {opened.seconds:.1f} s"
     lines = [f"{show(name)}: {said}" + (f" ({opened.detail})" if opened.detail else "")]
-    lines += shown(opened.output, len(opened.output), width()).lines
+    lines += shown(opened.output, len(opened.output), width_of(sys.stdout)).lines
     if opened.cut:
         lines.append(f"… cut after {exactly(len(opened.output))}")
     lines += [f"  {show(str(directory / result) if directory else result)}" for result in opened.results]
@@ -75,10 +74,3 @@ def fields_of(name: str, opened: Opened) -> dict[str, Any]:
 def not_opened(verdict: str) -> str:
     """Return why nothing comes back, though it was asked for."""
     return f"{NOT_OPENED.get(verdict, verdict)}. What is sent is stored, and nothing comes back."
-
-
-def width() -> int:
-    """Return how many columns of a line that is shown fit behind its bar."""
-    if not sys.stdout.isatty():
-        return LINE
-    return max(shutil.get_terminal_size().columns - len(BAR), _NARROWEST)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
-import shutil
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from securexfer.cli.terminal import width_of
 from securexfer.errors import SandboxError, SecurexferError, UsageError
 from securexfer.events import OpeningNotice
 from securexfer.names import STAGING_NAME, Name
 from securexfer.opening.actions import actions
 from securexfer.opening.opener import Opener
 from securexfer.opening.rules import Rules, read_rules
-from securexfer.opening.showing import BAR, LINE
 from securexfer.privileges import ServiceUser, drop
 from securexfer.storage.base import Description, OnConflict
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from securexfer.storage.local import Inbox
 
 "".encode("unicode_escape")  # loads it: who serves may not be able to read where Python keeps it
-_NARROWEST = 20  # columns, of a terminal on which lines are still wrapped
 
 
 class Wishes(NamedTuple):
@@ -76,7 +74,7 @@ def make(
         on=wishes.on,
         works=problem is None,
         keep=_keeper(inbox) if wishes.keep_output else None,
-        width=_width(),
+        width=width_of(sys.stderr),
     )
     return opener, [OpeningNotice(f"nothing is opened: {problem.message} ({problem.hint})")] if problem else []
 
@@ -135,13 +133,6 @@ def prove(home: Path) -> str:
     if status:
         raise SandboxError(message or "the sandbox could not be tried", hint=hint or None)
     return f" as {user.name}"
-
-
-def _width() -> int:
-    """Return how many columns of what is shown fit in a line of the log."""
-    if not sys.stderr.isatty():
-        return LINE
-    return max(shutil.get_terminal_size().columns - len(BAR), _NARROWEST)
 
 
 def _keeper(inbox: Inbox) -> Callable[[str, str, bytes], None]:

@@ -10,6 +10,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from securexfer.errors import SecurexferError
 
 
@@ -29,3 +31,14 @@ def show_error(error: SecurexferError) -> None:
 def is_interactive() -> bool:
     """Whether somebody can answer a prompt."""
     return sys.stdin.isatty()
+
+
+def width_of(stream: TextIO) -> int:
+    """Return how many columns of what somebody sent fit behind the bar of a line (see opening/showing.py)."""
+    import shutil
+
+    from securexfer.opening.showing import BAR, LINE, NARROWEST
+
+    if not stream.isatty():
+        return LINE
+    return max(shutil.get_terminal_size().columns - len(BAR), NARROWEST)

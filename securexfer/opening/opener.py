@@ -214,16 +214,17 @@ class Openings:
         self._taken: list[tuple[str, Name, Action]] = []
         self._crowded = False  # whether more came than that list takes
         self._lock = threading.Lock()
-        self._unfinished = 1  # of its files, and one until `close` or `leave`
+        self._unfinished = 1  # of its files, and one until `close`
 
     def takes(self, name: str, stored: Committed) -> bool:
         """See transfer.openings.Openings."""
+        if self._silent:  # which is said first: it is every file's way where nothing is ever opened
+            return False
         action = self._opener.rules.action_for(str(stored.stored_as))
         if action is Action.STORE:
             return False
         if self.bundle is None:
-            if not self._silent:
-                self._opener.refuse(self._whose, stored.stored_as, action, self.verdict, _WHY[self.verdict])
+            self._opener.refuse(self._whose, stored.stored_as, action, self.verdict, _WHY[self.verdict])
             return False
         if len(self._taken) >= MAX_FILES:  # also where it is one file again and again, which the bundle has once
             self._crowded = True
@@ -232,9 +233,9 @@ class Openings:
         self._taken.append((name, stored.stored_as, action))
         return True
 
-    def open(self, cancelled: Callable[[], bool]) -> list[Job[Opened]]:
+    def open(self, cancelled: Callable[[], bool], *, results: bool) -> list[Job[Opened]]:
         """See transfer.openings.Openings."""
-        return [self._begin(*taken, cancelled) for taken in self._taken]
+        return [self._begin(*taken, cancelled, results=results) for taken in self._taken]
 
     def close(self) -> None:
         """See transfer.openings.Openings."""
@@ -248,7 +249,9 @@ class Openings:
         if over and self.bundle:
             self.bundle.remove()
 
-    def _begin(self, name: str, stored_as: Name, action: Action, cancelled: Callable[[], bool]) -> Job[Opened]:
+    def _begin(
+        self, name: str, stored_as: Name, action: Action, cancelled: Callable[[], bool], *, results: bool
+    ) -> Job[Opened]:
         opener, whose, bundle = self._opener, self._whose, self.bundle
         # What came with more than are kept would not see all of them: then nothing is opened.
         crowded = self._crowded or (bundle is not None and bundle.overfull)
@@ -259,9 +262,9 @@ class Openings:
         def work() -> Opened:
             try:
                 opened = opener.open(whose, entry, bundle, cancelled)
-                if not cancelled():
+                if results and not cancelled():
                     return opened
-                opened.close()  # nobody hears of these any more, and each is an open file
+                opened.close()  # nobody wants these, and each is an open file
                 return replace(opened, results=())
             finally:
                 self._done()

@@ -7,6 +7,7 @@ reason. Names become `Name`s; no name is ever opened here, and contents go where
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import tempfile
@@ -30,10 +31,11 @@ _UNUSABLE = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A file that a script left in /out: its safe name relative to that, its size, and its bytes from the start."""
+    """A file that a script left in /out: its safe name relative to that, its SHA-256, and its bytes from the start."""
 
     name: str
     size: int  # bytes
+    digest: bytes
     file: BinaryIO
 
 
@@ -124,11 +126,13 @@ class Reader:
             file: BinaryIO = io.BytesIO()
             if self._spool:
                 file = cast("BinaryIO", undo.enter_context(tempfile.TemporaryFile(dir=self._spool)))
+            digest = hashlib.sha256()
             while size:
                 piece = yield min(size, supervisor.PIECE)
+                digest.update(piece)
                 file.write(piece)
                 size -= len(piece)
             length = file.tell()
             file.seek(0, os.SEEK_SET)
             undo.pop_all()
-        self.results.append(Result(name, length, file))
+        self.results.append(Result(name, length, digest.digest(), file))

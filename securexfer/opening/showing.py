@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BAR = "│ "
 LINE = 1000  # characters behind the bar: a log's line stays one that can be read
+NARROWEST = 20  # columns behind the bar: as much as the longest escape, and some
 _TAB = 8  # columns, as every terminal has them
 _WHOLE = re.compile(r"(?:[^\\]|\\(?:x.{2}|u.{4}|U.{8}|[^xuU]))*")  # does not end within an escape
 
@@ -35,8 +36,8 @@ class Shown(NamedTuple):
 def shown(content: BinaryIO | bytes, limit: int, width: int = LINE) -> Shown:
     """Return the first `limit` bytes of `content` as lines to show; at most one byte more is read.
 
-    Behind the bar, a line has at most `width` columns, 20 or more. Where a terminal shows them, that is what it has
-    without the bar: what it wraps itself would begin a line without one. Raises OSError if `content` cannot be read.
+    Behind the bar, a line has at most `width` columns, NARROWEST or more. On a terminal that is what it has without the
+    bar: what it wraps itself would begin a line without one. Raises OSError if `content` cannot be read.
     """
     data = content[: limit + 1] if isinstance(content, bytes) else _beginning(content, limit + 1)
     cut = len(data) > limit

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from securexfer.storage import directories
 from securexfer.storage.failures import Translated, errno_name
 from securexfer.storage.index import identity
+from securexfer.wire.messages import MAX_BESIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from securexfer.storage.staged import LocalStaging
 
 PREFIX = "opening-"  # other names in staging are numbers and partial files
-MAX_FILES = 10_000  # in one bundle: 6 MB of memory, and a second to link and remove them
+MAX_FILES = MAX_BESIDE  # in one bundle: 6 MB of memory, and a second to link and remove them
 MAX_DIRECTORIES = 10_000  # in one bundle: with names of 64 components, 160 files could ask for as many
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_ONCE = 128  # files that are removed while other bundles wait

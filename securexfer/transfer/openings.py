@@ -33,6 +33,11 @@ class Result(Protocol):
         ...
 
     @property
+    def digest(self) -> bytes:
+        """Its SHA-256."""
+        ...
+
+    @property
     def file(self) -> BinaryIO:
         """Where to read it, from the start."""
         ...
@@ -106,10 +111,10 @@ class Openings(Protocol):
         """
         ...
 
-    def open(self, cancelled: Callable[[], bool]) -> Sequence[Job[Opened]]:
+    def open(self, cancelled: Callable[[], bool], *, results: bool) -> Sequence[Job[Opened]]:
         """Begin to open those that were taken, in their order; `cancelled` is asked by other threads, again and again.
 
-        No result of a job is an exception.
+        What they leave is kept only if the `results` are wanted. No result of a job is an exception.
         """
         ...
 
@@ -118,10 +123,10 @@ class Openings(Protocol):
         ...
 
 
-def told(frames: Frames, number: int, opened: Opened, *, results: bool) -> Iterator[bytes]:
+def told(frames: Frames, number: int, opened: Opened) -> Iterator[bytes]:
     """Yield what tells the sender what came of a file, in pieces to be sent one after the other.
 
-    Its output always, the `results` only if they are wanted. Raises OSError if one cannot be read.
+    Raises OSError if a result cannot be read.
     """
     if opened.output:
         digest = hashlib.sha256(opened.output).digest()
@@ -129,11 +134,8 @@ def told(frames: Frames, number: int, opened: Opened, *, results: bool) -> Itera
         view = memoryview(opened.output)
         for start in range(0, len(view), _PIECE):
             yield _data(frames, number, view[start : start + _PIECE])
-    for result in opened.results if results else ():
-        result.file.seek(0)
-        digest = _digest_of(result.file)
-        yield frames.say(messages.Result(result.size, digest, result.name), number)
-        result.file.seek(0)
+    for result in opened.results:
+        yield frames.say(messages.Result(result.size, result.digest, result.name), number)
         while piece := result.file.read(_PIECE):
             yield _data(frames, number, piece)
     milliseconds = min(int(opened.seconds * 1000), 2**32 - 1)
@@ -141,13 +143,6 @@ def told(frames: Frames, number: int, opened: Opened, *, results: bool) -> Itera
     yield frames.say(
         messages.Opened(opened.action, opened.how, int(opened.cut), opened.code, milliseconds, detail), number
     )
-
-
-def _digest_of(file: BinaryIO) -> bytes:
-    digest = hashlib.sha256()
-    while piece := file.read(_PIECE):
-        digest.update(piece)
-    return digest.digest()
 
 
 def _data(frames: Frames, number: int, piece: memoryview | bytes) -> bytes:

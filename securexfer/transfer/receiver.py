@@ -256,7 +256,7 @@ class Receiver:
     def _open(self, openings: Openings, numbers: Sequence[int]) -> None:
         """Have what was stored opened, and tell the client what came of each, in order."""
         self._opening, over = True, threading.Event()
-        jobs = openings.open(over.is_set)
+        jobs = openings.open(over.is_set, results=self._returns)
         try:
             for number, job in zip(numbers, jobs, strict=True):
                 while not job.wait(_LOOK_SECONDS):
@@ -266,7 +266,7 @@ class Receiver:
                     if self._frames.fill():
                         self._frames.hear()  # raises: there is nothing that a client may say now
                 with contextlib.closing(job.result()) as opened:
-                    for piece in told(self._frames, number, opened, results=self._returns):
+                    for piece in told(self._frames, number, opened):
                         self._connection.post(piece)
                         self._relieve()
                 self._last_said = time.monotonic()

@@ -26,7 +26,7 @@ class Opened(NamedTuple):
 
     action: str  # show, run
     how: str  # one of the words of messages.HOW
-    code: int  # exit code, or number of a signal
+    code: int  # the exit code, if there is one
     seconds: float
     output: bytes
     cut: bool

@@ -187,7 +187,7 @@ class Refuse(NamedTuple):
 
 @_kind(0x29, transfer=True)
 class Opened(NamedTuple):
-    """Receiver: it was opened, so, in so many milliseconds. `code` is an exit code, or the number of a signal."""
+    """Receiver: it was opened, so, in so many milliseconds. `code` is the exit code, if there is one."""
 
     action: Annotated[str, ACTION]
     how: Annotated[str, HOW]

@@ -294,7 +294,7 @@ class Everything:
         self._taken += 1
         return True
 
-    def open(self, _cancelled: Callable[[], bool]) -> list[Job[Opened]]:
+    def open(self, _cancelled: Callable[[], bool], *, results: bool) -> list[Job[Opened]]:  # noqa: ARG002 - there are none
         jobs = [Job(lambda: Opened("run", "exit", output=b"done")) for _ in range(self._taken)]
         for job in jobs:
             job.run()
