@@ -522,3 +522,25 @@ def test_the_two_lines_of_the_readme_bring_results_back(desk: Desk, tmp_path: Pa
     assert sent.returncode == 0, sent.stderr
     assert (tmp_path / "out" / "result.csv").read_text() == "A,B\n"
     assert sent.stdout.splitlines()[-1] == "  1 file opened, 1 stored, not opened"
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_was_printed_goes_where_the_output_goes_while_progress_is_drawn(desk: Desk, *, elsewhere: bool) -> None:
+    """To a file or a pipe, not to the terminal on which the progress is; and there, not into its lines."""
+    desk.allow("ana")
+    server = desk.serve()
+    slow = desk.file("slow.py", "import time; time.sleep(2); print('here it is')\n")
+    out = desk.files / "out.txt"
+    command = [
+        SECUREXFER, "send", str(slow), f"ana@localhost:{server.port}",
+        "--ca", str(desk.ca), "--password-file", str(desk.password_file),
+    ]  # fmt: skip
+    words = ["/bin/sh", "-c", f'exec "$@" {"> " + str(out) if elsewhere else ""}', "sh", *command]
+    with Terminal(*words, SECUREXFER_CONFIG=str(desk.config)) as terminal:
+        assert terminal.finish() == 0
+        shown = terminal.shown
+    assert "Total" in "".join(terminal.frames), "the progress was drawn meanwhile"
+    where = out.read_text() if elsewhere else shown
+    assert "│ here it is" in where.splitlines()
+    assert "here it is" in shown or elsewhere
+    assert not (elsewhere and "here it is" in shown)

@@ -8,6 +8,7 @@ then no share and no time are shown.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -71,7 +72,10 @@ class Display:
         self._again = again
         console = Console(stderr=True, highlight=False)
         self._room, columns = _layout(console.width)
-        self._progress = Progress(*columns, console=console, transient=True, auto_refresh=False)
+        # What is printed meanwhile stands above the progress, unless it goes to a file or a pipe.
+        self._progress = Progress(
+            *columns, console=console, transient=True, auto_refresh=False, redirect_stdout=sys.stdout.isatty()
+        )
         self._file = self._progress.add_task("", visible=False)
         self._whole = self._progress.add_task("Total", total=None)
         self._shown: Item | None = None

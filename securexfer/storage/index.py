@@ -68,8 +68,10 @@ class Index:
         rows = [(*identity(found), digest, user, name) for name, found, digest in files]
         many = len(rows) - len(rows) % _ROWS
         batches = [list(chain.from_iterable(rows[start : start + _ROWS])) for start in range(0, many, _ROWS)]
-        self._ledger.write(_NOTE + ", ".join([_ROW] * _ROWS), batches)
-        self._ledger.write(_NOTE + _ROW, rows[many:])
+        if batches:
+            self._ledger.write(_NOTE + ", ".join([_ROW] * _ROWS), batches)
+        if rows[many:]:
+            self._ledger.write(_NOTE + _ROW, rows[many:])
         with self._lock:
             self._untrimmed += len(files)
             if self._untrimmed < min(_TRIM_EVERY, self._max_files):
