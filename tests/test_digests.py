@@ -203,7 +203,10 @@ def test_rows_that_are_old_by_now_say_nothing(filled: Path) -> None:
 
 
 def test_who_reads_many_rows_does_not_keep_others_from_writing(filled: Path) -> None:
-    with DigestCache(filled) as cache, contextlib.closing(sqlite3.connect(filled, 0, isolation_level=None)) as other:
+    with (
+        DigestCache(filled) as cache,
+        contextlib.closing(sqlite3.connect(filled, timeout=0, isolation_level=None)) as other,
+    ):
         for inode in range(1000, 1100):
             cache.find(made(inode, 5))
         assert cache._ahead
