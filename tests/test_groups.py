@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,8 +11,7 @@ import pytest
 from securexfer.names import Name
 from securexfer.net.payload import PARALLEL_BYTES
 from securexfer.storage.base import Committed, Description, Outcome
-from securexfer.transfer.arrivals import Arrival
-from securexfer.transfer.groups import GROUP_FILES, Groups
+from securexfer.transfer.groups import GROUP_FILES, Complete, Groups
 from securexfer.workers import Bell, Worker
 
 if TYPE_CHECKING:
@@ -46,11 +46,9 @@ def worker() -> Iterator[Worker]:
     bell.close()
 
 
-def arrival(number: int, name: str, size: int = 1, *, directory: bool = False) -> Arrival:
-    made = Arrival(number, Description(Name.parse(name), size))
-    if not directory:
-        made.staging = name  # type: ignore[assignment]  # what this storage takes for one
-    return made
+def complete(number: int, name: str, size: int = 1, *, directory: bool = False) -> Complete:
+    staging: Any = None if directory else name  # what this storage takes for one
+    return Complete(number, Description(Name.parse(name), size), staging, "", time.monotonic())
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -58,8 +56,8 @@ def test_a_directory_waits_for_the_large_file_in_it(worker: Worker, *, quick: bo
     """Also where small groups are committed at once: its time would be set before the file changes it."""
     storage = Slow(quick=quick)
     groups = Groups(storage, worker)  # type: ignore[arg-type]  # all of it that is used
-    groups.add(arrival(1, "large", PARALLEL_BYTES))
-    groups.add(arrival(2, "d", directory=True))
+    groups.add(complete(1, "large", PARALLEL_BYTES))
+    groups.add(complete(2, "d", directory=True))
     groups.commit()
     assert storage.done == []
     storage.may_end.set()
@@ -73,8 +71,8 @@ def test_a_directory_waits_for_the_large_file_in_it(worker: Worker, *, quick: bo
 def test_where_it_takes_no_time_a_full_group_is_there_at_once(worker: Worker) -> None:
     groups = Groups(Slow(quick=True), worker)  # type: ignore[arg-type]  # all of it that is used
     for number in range(GROUP_FILES - 1):
-        groups.add(arrival(number, "x"))
+        groups.add(complete(number, "x"))
     assert not groups.collectable
-    groups.add(arrival(GROUP_FILES, "x"))
+    groups.add(complete(GROUP_FILES, "x"))
     assert len(groups.collect()) == GROUP_FILES
     assert not groups.busy

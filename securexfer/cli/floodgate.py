@@ -87,7 +87,7 @@ class Floodgate:
         """Write an event, keep it for later, or count it."""
         moment = time.time()
         with self._lock:
-            stranger = self._strangers.get(getattr(event, "connection", 0))
+            stranger = self._strangers.get(getattr(event, "connection", 0)) if self._strangers else None
             if stranger is None and not isinstance(event, _STRANGE):
                 self._write(moment, event)
             elif isinstance(event, ConnectionOpened):
@@ -108,7 +108,7 @@ class Floodgate:
                 self._write(moment, event)
             else:
                 self._count(stranger.address, event)
-            if isinstance(event, ConnectionClosed) and stranger:
+            if stranger and isinstance(event, ConnectionClosed):
                 self._part(event.connection, stranger)
 
     def report(self) -> None:

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 
 from securexfer.errors import ProtocolError, SecurexferError
 from securexfer.net.payload import PARALLEL_BYTES, Buffer, Parallel
-from securexfer.storage.base import Committed, Description, Offered, Prefix, Staging
+from securexfer.storage.base import Description, Offered, Prefix, Staging
+from securexfer.transfer.groups import Complete
 
 if TYPE_CHECKING:
     from securexfer.net.frames import Frames
     from securexfer.workers import Job
 
-Outcome = Committed | SecurexferError
-
 
 @dataclass(slots=True, eq=False)
 class Arrival:
-    """One file, or directory, from its offer to its answer."""
+    """One file from its offer to its last byte."""
 
     number: int
     description: Description
@@ -51,6 +50,10 @@ class Arrival:
             self.content = Narrow(digest, self.staging)
         else:
             self.content = Wide(digest, self.staging)
+
+    def complete(self) -> Complete:
+        """Return what is known of it once all of it has arrived."""
+        return Complete(self.number, self.description, self.staging, self.sha256, self.started)
 
     def let_go(self, error: BaseException) -> None:
         """Give back what it holds; what came of it is kept only if it was the connection that ended."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from securexfer.errors import SecurexferError
 from securexfer.net.payload import PARALLEL_BYTES
+from securexfer.storage.base import Committed
 
 if TYPE_CHECKING:
-    from securexfer.storage.base import Storage
-    from securexfer.transfer.arrivals import Arrival, Outcome
+    from securexfer.storage.base import Description, Staging, Storage
     from securexfer.workers import Job, Worker
+
+Outcome = Committed | SecurexferError
 
 # A group is committed when it holds this much, or is this old, or there is nothing more to read. On a disk the gain of
 # grouping is nearly whole at 128 files (bench/commit_groups.py), and each holds a descriptor open.
@@ -22,23 +25,34 @@ GROUP_DIRECTORIES = 256
 _GROUPS = 2  # that may be under way; whoever has a third one waits
 
 
+class Complete(NamedTuple):
+    """One file all of which has arrived, and was verified; or a directory, which is not staged and has no digest."""
+
+    number: int
+    description: Description
+    staging: Staging | None
+    sha256: str
+    started: float
+
+
 class Groups:
     """The files of one send that are complete, in the order in which they became so."""
 
     def __init__(self, storage: Storage, worker: Worker) -> None:
         self._storage = storage
         self._worker = worker
-        self._held: list[Arrival] = []
+        self._held: list[Complete] = []
         self._bytes = 0
         self._directories = 0
-        self._jobs: list[Job[list[tuple[Arrival, Outcome]]]] = []
+        self._jobs: list[Job[list[tuple[Complete, Outcome]]]] = []
 
-    def add(self, arrival: Arrival) -> None:
+    def add(self, complete: Complete) -> None:
         """Take a complete file; commit what is held, if that is enough."""
-        held, size = self._held, arrival.description.size
-        held.append(arrival)
+        held, file = self._held, complete.description
+        size = file.size
+        held.append(complete)
         self._bytes += size
-        self._directories += len(arrival.description.name.parts) - 1
+        self._directories += len(file.name.parts) - 1
         if (
             len(held) >= GROUP_FILES
             or self._bytes >= GROUP_BYTES
@@ -80,18 +94,18 @@ class Groups:
         """Whether `collect` would return anything at once."""
         return bool(self._jobs) and self._jobs[0].done
 
-    def collect(self, wait: float = 0.0) -> list[tuple[Arrival, Outcome]]:
+    def collect(self, wait: float = 0.0) -> list[tuple[Complete, Outcome]]:
         """Return what has become of files since the last time, in order, waiting so long for a group at most."""
-        found: list[tuple[Arrival, Outcome]] = []
+        found: list[tuple[Complete, Outcome]] = []
         while self._jobs and (self._jobs[0].done or (wait and not found and self._jobs[0].wait(wait))):
             found += self._jobs.pop(0).result()
         return found
 
-    def _commit(self, group: list[Arrival]) -> list[tuple[Arrival, Outcome]]:
+    def _commit(self, group: list[Complete]) -> list[tuple[Complete, Outcome]]:
         """Commit the staged ones, then make the directories: they come after what is in them."""
-        stagings = [arrival.staging for arrival in group if arrival.staging]
+        stagings = [complete.staging for complete in group if complete.staging]
         results = iter(self._storage.commit(stagings) if stagings else ())
-        committed = [next(results) if arrival.staging else None for arrival in group]
-        directories = [arrival.description for arrival in group if not arrival.staging]
+        committed = [next(results) if complete.staging else None for complete in group]
+        directories = [complete.description for complete in group if not complete.staging]
         made = iter(self._storage.make_directories(directories) if directories else ())
-        return [(arrival, done or next(made)) for arrival, done in zip(group, committed, strict=True)]
+        return [(complete, done or next(made)) for complete, done in zip(group, committed, strict=True)]

@@ -28,7 +28,7 @@ from securexfer.storage.base import Committed as Stored
 from securexfer.storage.base import Description
 from securexfer.storage.base import Outcome as Done
 from securexfer.transfer.arrivals import Arrival
-from securexfer.transfer.groups import Groups
+from securexfer.transfer.groups import Complete, Groups
 from securexfer.wire import messages
 from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from securexfer.net.frames import Frames
     from securexfer.storage.base import Offered, Prefix, Staging, Storage
-    from securexfer.transfer.arrivals import Outcome
+    from securexfer.transfer.groups import Outcome
     from securexfer.transfer.openings import Openings
     from securexfer.transfer.session import Session
     from securexfer.workers import Job, Worker
@@ -76,7 +76,7 @@ class Intake:
         self.awaited: list[int] = []  # numbers of those that are going to be opened
         self._arrivals: dict[int, Arrival] = {}  # those whose sender has not said its last word, by number
         self._refused: set[int] = set()  # of others it has not, either; what comes of them is thrown away
-        self._directories: list[Arrival] = []  # that wait for what was offered before them
+        self._directories: list[Complete] = []  # that wait for what was offered before them
         self._parent = Parent()
         self._over = False
         self._out = bytearray()  # answers that are to go out together
@@ -97,14 +97,14 @@ class Intake:
         name, flags = self._directory + offer.name, offer.flags
         arrival = None
         try:
-            parsed = self._parse(name)
-            arrival = Arrival(number, Description(parsed, offer.size, offer.mtime_ns, flags & EXECUTABLE != 0))
+            file = Description(self._parse(name), offer.size, offer.mtime_ns, flags & EXECUTABLE != 0)
             if flags & DIRECTORY:
-                self._directories.append(arrival)
+                self._directories.append(Complete(number, file, None, "", time.monotonic()))
                 self._release_directories()
                 return
-            self._arrivals[number] = arrival
-            self._check_size(offer.size)
+            self._arrivals[number] = arrival = Arrival(number, file)
+            if offer.size > self._session.largest_file:
+                raise _too_large(offer.size, self._session.largest_file)
             if flags & EAGER:
                 self._begin_eager(arrival)
             else:
@@ -112,7 +112,7 @@ class Intake:
         except _ENDS_SESSION:
             raise
         except SecurexferError as error:
-            if arrival and not flags & DIRECTORY:
+            if arrival:
                 self._refuse(arrival, error)
                 return
             self._session.rejected(name, offer.size, "", error, time.monotonic())
@@ -143,23 +143,31 @@ class Intake:
         if len(self._out) >= _ENOUGH:
             self.speak()
 
-    def take_whole(self, number: int, offer: messages.Offer, content: memoryview, digest: bytes) -> None:
-        """Take an eager file all of which has arrived: what `offer`, `data`, `move` and `trailer` do, in one."""
-        name, found = self._directory + offer.name, hashlib.sha256(content)
-        try:
-            file = Description(self._parse(name), offer.size, offer.mtime_ns, offer.flags & EXECUTABLE != 0)
-            self._check_size(offer.size)
-            arrival = Arrival(number, file, received=offer.size, sha256=digest.hex())
-            if not hmac.compare_digest(digest, found.digest()):
-                raise DigestMismatchError("what arrived has another digest than what was sent")
-            arrival.staging = self._staged(lambda: self._storage.take(file, content, digest))
-        except _ENDS_SESSION:
-            raise
-        except SecurexferError as error:
-            self._session.rejected(name, offer.size, digest.hex(), error, time.monotonic())
-            self._say(refusal_of(error), number)
-        else:
-            self.groups.add(arrival)
+    def take_whole(self, found: tuple[int, messages.Offer, memoryview, bytes] | None) -> None:
+        """Take an eager file that has arrived whole, as `Frames.hear_whole` returned it, and those that follow.
+
+        What `offer`, `data`, `move` and `trailer` do, in one.
+        """
+        hear, directory, largest = self._frames.hear_whole, self._directory, self._session.largest_file
+        started = time.monotonic()
+        while found:
+            number, (flags, size, mtime_ns, name), content, digest = found
+            name = directory + name
+            try:
+                if size > largest:
+                    raise _too_large(size, largest)
+                file = Description(self._parse(name), size, mtime_ns, flags & EXECUTABLE != 0)
+                if not hmac.compare_digest(digest, hashlib.sha256(content).digest()):
+                    raise _differs()
+                staging = self._taken(file, content, digest)
+            except _ENDS_SESSION:
+                raise
+            except SecurexferError as error:
+                self._session.rejected(name, size, digest.hex(), error, started)
+                self._say(refusal_of(error), number)
+            else:
+                self.groups.add(Complete(number, file, staging, digest.hex(), started))
+            found = hear()
         self._release_directories()
 
     def start(self, number: int, start: messages.Start) -> None:
@@ -230,10 +238,6 @@ class Intake:
 
     # -- how it is done ------------------------------------------------------------------------------------------
 
-    def _check_size(self, size: int) -> None:
-        if size > self._session.largest_file:
-            raise LimitExceededError(f"{size} bytes; the largest file here is {self._session.largest_file}")
-
     def _parse(self, name: str) -> Name:
         """Return the safe name, having looked at its directory only if the one before was in another."""
         directory, _, last = name.rpartition("/")
@@ -269,6 +273,12 @@ class Intake:
         if self._over:
             raise TruncatedError("the session is over")
 
+    def _taken(self, file: Description, content: memoryview, digest: bytes) -> Staging:
+        try:
+            return self._storage.take(file, content, digest)
+        except StorageFailedError:
+            return self._staged(lambda: self._storage.take(file, content, digest))
+
     def _staged(self, stage: Callable[[], Staging]) -> Staging:
         """Stage a file, a second time if descriptors may be what is lacking: the files of the groups hold some."""
         try:
@@ -300,12 +310,12 @@ class Intake:
         arrival.sha256 = digest.hex()
         content, arrival.content = arrival.content, None
         if not hmac.compare_digest(digest, content.finish()):
-            raise DigestMismatchError("what arrived has another digest than what was sent")
+            raise _differs()
         if arrival.staging:
             arrival.staging.seal(digest)
-            self.groups.add(arrival)
+            self.groups.add(arrival.complete())
         elif arrival.offered:
-            self._out += self._told(arrival, arrival.offered.keep())
+            self._out += self._told(arrival.complete(), arrival.offered.keep())
 
     # -- answers -------------------------------------------------------------------------------------------------
 
@@ -314,8 +324,8 @@ class Intake:
 
         The log comes first, so that it is there also when nobody is left to hear the answer.
         """
-        for arrival, outcome in self.groups.collect(wait):
-            self._out += self._told(arrival, outcome)
+        for complete, outcome in self.groups.collect(wait):
+            self._out += self._told(complete, outcome)
         return self.speak()
 
     def speak(self) -> bool:
@@ -351,23 +361,23 @@ class Intake:
         if self.openings:
             self.openings.close()
 
-    def _told(self, arrival: Arrival, outcome: Outcome) -> bytes:
-        session, description, number = self._session, arrival.description, arrival.number
-        name = arrival.name
+    def _told(self, complete: Complete, outcome: Outcome) -> bytes:
+        number, file, _, sha256, started = complete
+        name, session = str(file.name), self._session
         if not isinstance(outcome, Stored):
-            session.rejected(name, description.size, arrival.sha256, outcome, arrival.started)
+            session.rejected(name, file.size, sha256, outcome, started)
             return self._frames.say(refusal_of(outcome), number)
-        if arrival.sha256:
+        opened = False
+        if sha256:
             self.files += 1
-            self.bytes += description.size
-            session.stored(name, description.size, arrival.sha256, outcome, arrival.started)
-        opened = bool(arrival.sha256) and self._will_open(number, name, outcome)
-        same = outcome.stored_as == description.name
-        if same and outcome.outcome is Done.STORED and not opened:
+            self.bytes += file.size
+            session.stored(name, file.size, sha256, outcome, started)
+            opened = self._will_open(number, name, outcome)
+        how, stored_as = outcome
+        same = stored_as is file.name or stored_as == file.name
+        if same and how is Done.STORED and not opened:
             return self._frames.say_stored(number)
-        return self._frames.say(
-            messages.Committed(outcome.outcome.value, int(opened), "" if same else str(outcome.stored_as)), number
-        )
+        return self._frames.say(messages.Committed(how.value, int(opened), "" if same else str(stored_as)), number)
 
     def _will_open(self, number: int, name: str, stored: Stored) -> bool:
         """Whether a file that is stored is going to be opened; its number is kept then."""
@@ -390,6 +400,14 @@ class Intake:
         self._out += self._frames.say(message, number)
         if len(self._out) >= _ENOUGH:
             self.speak()
+
+
+def _too_large(size: int, largest: int) -> LimitExceededError:
+    return LimitExceededError(f"{size} bytes; the largest file here is {largest}")
+
+
+def _differs() -> DigestMismatchError:
+    return DigestMismatchError("what arrived has another digest than what was sent")
 
 
 def refusal_of(error: SecurexferError) -> messages.Refuse:

@@ -209,13 +209,13 @@ class Receiver:
 
     def _take_small(self, intake: Intake) -> bool:
         """Take small files and claims that have arrived whole, a buffer of them at most; return whether any had."""
-        whole, claim = self._frames.hear_whole(), None
-        if not whole and not (claim := self._frames.hear_claim()):
+        whole = self._frames.hear_whole()
+        claim = None if whole else self._frames.hear_claim()
+        if not (whole or claim):
             return False
         self._check_not_stopping()
-        while whole:
-            intake.take_whole(*whole)
-            whole = self._frames.hear_whole()
+        if whole:
+            intake.take_whole(whole)
         while claim:
             intake.claim(*claim)
             claim = self._frames.hear_claim()

@@ -237,8 +237,11 @@ class Alive(NamedTuple):
 
 DATA: Final = 0x23
 _OFFER, _TRAILER = _LAYOUTS[Offer], _LAYOUTS[Trailer]
-_END = _TRAILER.kind << 24 | _TRAILER.least  # the first word of its header
-_WHOLE_TRAILER = HEADER_SIZE + _TRAILER.least
+_EAGER: Final = struct.Struct(">IIBQqH")  # the whole frame of an Offer but for the name
+_OFFER_WORD: Final = _OFFER.kind << 24 | _OFFER.least
+_WHOLE_END: Final = struct.Struct(">II32s")  # the whole frame of a Trailer
+_END: Final = _TRAILER.kind << 24 | _TRAILER.least  # its first word
+_WHOLE_TRAILER: Final = _WHOLE_END.size
 
 STORED: Final = Committed("stored", 0, "")  # under the name that was offered, as nearly every file is
 _STORED_BODY: Final = _LAYOUTS[Committed].encode(STORED)
@@ -370,29 +373,36 @@ def decode_whole(buffer: memoryview, start: int, end: int) -> tuple[int, Offer, 
     """Return transfer, offer, content, digest and where they end, if a whole eager file begins at `start`.
 
     That is an eager Offer, then its content in one Data, or none if it is empty, then its Trailer, all of it before
-    `end`. None for everything else, which is taken message by message. Raises ProtocolError for an Offer that is none.
+    `end`. None for everything else, which is taken message by message, and for what is wrong: `decode` says how.
     """
-    least = start + HEADER_SIZE + _OFFER.least
-    if end < least or buffer[start] != _OFFER.kind or buffer[start + HEADER_SIZE] & (EAGER | DIRECTORY) != EAGER:
+    name = start + _EAGER.size
+    if end < name or buffer[start] != _OFFER.kind:
         return None
-    _, length, transfer = decode_header(buffer, start)
-    body, start = start + HEADER_SIZE, start + HEADER_SIZE + length
-    if end - start < HEADER_SIZE + _TRAILER.least:
+    word, transfer, flags, size, mtime_ns, length = _EAGER.unpack_from(buffer, start)
+    start = name + length
+    if (
+        word != _OFFER_WORD + length
+        or flags & ~(FRESH | EXECUTABLE) != EAGER
+        or not transfer
+        or length > MAX_NAME_BYTES
+        or size > MAX_DATA
+        or end - start < size + _WHOLE_TRAILER + (HEADER_SIZE if size else 0)
+    ):
         return None
-    offer: Offer = _OFFER.decode(buffer[body:start])
-    if offer.size > MAX_DATA:
+    try:
+        offer = Offer(flags, size, mtime_ns, str(buffer[name:start], "utf-8"))
+    except UnicodeDecodeError:
         return None
-    if offer.size:
-        start += HEADER_SIZE
-        word, number = _HEADER.unpack_from(buffer, start - HEADER_SIZE)
-        if word != DATA << 24 | offer.size or number != transfer or end - start < offer.size + _WHOLE_TRAILER:
+    if size:
+        word, number = _HEADER.unpack_from(buffer, start)
+        if word != DATA << 24 | size or number != transfer:
             return None
-    content, start = buffer[start : start + offer.size], start + offer.size
-    word, number = _HEADER.unpack_from(buffer, start)
+        start += HEADER_SIZE
+    stop = start + size
+    word, number, digest = _WHOLE_END.unpack_from(buffer, stop)
     if word != _END or number != transfer:
         return None
-    digest, start = bytes(buffer[start + HEADER_SIZE : start + _WHOLE_TRAILER]), start + _WHOLE_TRAILER
-    return transfer, offer, content, digest, start
+    return transfer, offer, buffer[start:stop], digest, stop + _WHOLE_TRAILER
 
 
 def kind_of(kind: int) -> type:
