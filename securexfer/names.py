@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from securexfer.errors import UnsafeNameError
@@ -41,6 +41,7 @@ STAGING_NAME = ".securexfer-staging"
 _DANGEROUS = re.compile(
     "[\x00-\x1f\x7f-\x9f\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
 )
+_DOTS = frozenset({".", ".."})
 _UNPORTABLE = re.compile('[:*?"<>|]')
 _SLASH_LOOKALIKES = re.compile("[\u2044\u2215\u29f8\uff0f\uff3c\ufe68\u29f5]")
 # "Naming Files, Paths, and Namespaces", Microsoft Learn; the superscript digits fold to 1-3 under NFKC.
@@ -54,14 +55,15 @@ class NamePolicy(enum.StrEnum):
     PORTABLE = "portable"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # frozen it would take twice as long to make: nobody changes one
 class Name:
-    """A safe relative name: its components, outermost first. Only `Name.parse` makes one."""
+    """A safe relative name: its components, outermost first. Only `Name.parse` and `Parent.parse` make one."""
 
     parts: tuple[str, ...]
+    text: str = field(default="", compare=False, repr=False)  # the same in one, where that is known
 
     def __str__(self) -> str:
-        return "/".join(self.parts)
+        return self.text or "/".join(self.parts)
 
     @classmethod
     def parse(cls, text: str, policy: NamePolicy = NamePolicy.NATIVE) -> Name:
@@ -83,7 +85,7 @@ class Name:
                 raise _refusal(text, problem)
         if parts[0].casefold() == STAGING_NAME:
             raise _refusal(text, "is reserved for files that are not complete yet")
-        return cls(parts)
+        return cls(parts, text)
 
     @classmethod
     def decode(cls, raw: bytes, policy: NamePolicy = NamePolicy.NATIVE) -> Name:
@@ -120,15 +122,18 @@ class Parent:
     def parse(self, last: str) -> Name:
         """Return the safe name of an entry; raise UnsafeNameError as `Name.parse` does for the whole name."""
         text = self.name(last)
-        return Name((*self._parts, last)) if "/" not in last else Name.parse(text)
+        return Name((*self._parts, last), text) if "/" not in last else Name.parse(text)
 
     def name(self, last: str) -> str:
         """Return the safe name of an entry; raise UnsafeNameError as `Name.parse` does for the whole name."""
         text = self._text + last
-        size = len(last) if last.isascii() else _size(last)
         # Whatever is not certain here is for the one who knows.
-        if not 0 < size <= self._room or "/" in last or last in {".", ".."} or _DANGEROUS.search(last):
-            Name.parse(text)
+        if last.isascii() and last.isprintable():
+            if 0 < len(last) <= self._room and "/" not in last and "\\" not in last and last not in _DOTS:
+                return text
+        elif _size(last) <= self._room and "/" not in last and not _DANGEROUS.search(last):
+            return text
+        Name.parse(text)
         return text
 
 

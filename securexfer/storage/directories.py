@@ -138,7 +138,9 @@ class Handles:
 
         Raises OSError, or NameTakenError if a directory to make would collide with another name.
         """
-        directory = self._home_or_below(name, len(name.parts) - 1)
+        directory = self._open.get(name.parts[:-1])
+        if directory is None:
+            directory = self._home_or_below(name, len(name.parts) - 1)
         self._touched.add(directory)
         return directory
 

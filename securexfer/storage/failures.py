@@ -35,10 +35,11 @@ class Translated:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, OSError):
-            raise _translation(error, self._what) from error
+            raise translation(error, self._what) from error
 
 
-def _translation(error: OSError, what: Name | str) -> SecurexferError:
+def translation(error: OSError, what: Name | str) -> SecurexferError:
+    """Return what `Translated` makes of an error, for who meets one for each of many files."""
     said = f"{what if isinstance(what, str) else repr(show(str(what)))} was not stored: "
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return NoSpaceError(f"{said}no room on the server's disk ({errno_name(error)})")

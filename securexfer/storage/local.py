@@ -170,8 +170,10 @@ class Inbox:
 
     def remove_staging(self, name: str) -> None:
         """Remove a staged file, if it is still there."""
-        with contextlib.suppress(OSError):  # a leftover is swept when the next server starts
+        try:
             os.unlink(name, dir_fd=self._staging)
+        except OSError:  # a leftover is swept when the next server starts
+            pass
 
     def close(self) -> None:
         """Let go of the root, so that another server can take it."""

@@ -12,17 +12,18 @@ import contextlib
 import hmac
 import os
 import stat
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from securexfer.errors import NoSpaceError, SecurexferError, StorageFailedError
 from securexfer.names import numbered, show
 from securexfer.storage import directories
 from securexfer.storage.base import Committed, OnConflict, Outcome
-from securexfer.storage.failures import Translated, taken
+from securexfer.storage.failures import taken, translation
 from securexfer.storage.standing import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from securexfer.names import Name
     from securexfer.storage.bundle import Bundle
@@ -87,8 +88,11 @@ class Publisher:
         for staging, result in zip(group, results, strict=True):
             if isinstance(result, Committed) and result.outcome is not Outcome.UNCHANGED:
                 staging.unname()
-                with contextlib.suppress(OSError):
-                    stored.append((str(result.stored_as), staging.stat(), staging.digest))
+                try:
+                    found = staging.stat()
+                except OSError:
+                    continue
+                stored.append((str(result.stored_as), found, staging.digest))
         if stored:
             self._inbox.index.note(self._user, stored)
 
@@ -97,10 +101,11 @@ class Publisher:
     ) -> Committed | SecurexferError:
         """Make one file visible, unless it could not be made durable; return what was done or why not."""
         try:
-            with Translated(staging.name):
-                if failure:
-                    raise failure
-                return self._publish(staging, handles.parent(staging.name))
+            if failure:
+                raise failure
+            return self._publish(staging, handles.parent(staging.name))
+        except OSError as error:
+            return translation(error, staging.name)
         except SecurexferError as error:
             return error
 
@@ -108,7 +113,7 @@ class Publisher:
         """Make one durable file visible under its name, or the first of its names that will do; NameTakenError."""
         name = staging.name
         why = "other content stands under it"
-        for candidate in _candidates(name, self._policy):
+        for candidate in chain((name,), numbered(name)) if self._policy is OnConflict.RENAME else (name,):
             last = candidate.parts[-1]
             try:
                 if not self._inbox.folds:
@@ -125,7 +130,7 @@ class Publisher:
                     return Committed(outcome, candidate)
             else:
                 staging.added = staging.size
-                return Committed(Outcome.STORED if candidate == name else Outcome.RENAMED, candidate)
+                return Committed(Outcome.STORED if candidate is name else Outcome.RENAMED, candidate)
         raise taken(name, why, self._policy)
 
     def _meet(self, staging: LocalStaging, directory: int, name: Name) -> Outcome | None:
@@ -171,9 +176,3 @@ class Publisher:
             f"{show(str(result.stored_as))!r} was not stored: its directory's sync gave {failure}"
         )
 
-
-def _candidates(name: Name, policy: OnConflict) -> Iterator[Name]:
-    """Return the names that a file may be stored under, in the order to try them."""
-    yield name
-    if policy is OnConflict.RENAME:
-        yield from numbered(name)

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from securexfer.storage.directories import set_access
-from securexfer.storage.failures import Translated
+from securexfer.storage.failures import Translated, translation
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,10 +35,11 @@ class LocalStaging:
         self._settled = False
         self._mode = None if opened else inbox.made_with  # that it has, if that is known
         try:
-            with Translated(self.name):
-                self._descriptor, self.file = opened or inbox.create_staging()
-        except BaseException:
+            self._descriptor, self.file = opened or inbox.create_staging()
+        except BaseException as error:
             self.give_back()
+            if isinstance(error, OSError):
+                raise translation(error, self.name) from error
             raise
 
     def write(self, data: memoryview) -> None:
@@ -52,8 +53,8 @@ class LocalStaging:
 
     def append(self, content: memoryview) -> None:
         """Write all of a file for which nothing was set aside on the disk. Raises OSError."""
-        while content:
-            content = content[os.write(self._descriptor, content) :]
+        while content and (count := os.write(self._descriptor, content)) < len(content):
+            content = content[count:]
 
     def seal(self, digest: bytes) -> None:
         """All bytes are here and were verified; see Staging.seal."""
@@ -103,8 +104,10 @@ class LocalStaging:
             return
         self._settled = True
         self.unname()
-        with contextlib.suppress(OSError):  # what was to be durable was synced; some file systems fail here as well
+        try:
             os.close(self._descriptor)
+        except OSError:  # what was to be durable was synced; some file systems fail here as well
+            pass
         self.give_back()
 
     def discard(self) -> None:

@@ -45,12 +45,10 @@ class Syncer:
 
 
 def _errors_of(syncs: Sequence[Callable[[], None]]) -> list[Exception | None]:
-    return [_error_of(sync) for sync in syncs]
-
-
-def _error_of(sync: Callable[[], None]) -> Exception | None:
-    try:
-        sync()
-    except Exception as error:  # noqa: BLE001 - it belongs to one of many, and whoever asked gets it
-        return error
-    return None
+    errors: list[Exception | None] = []
+    for sync in syncs:
+        try:
+            errors.append(sync())
+        except Exception as error:  # noqa: BLE001, PERF203 - it belongs to one of many, and whoever asked gets it
+            errors.append(error)
+    return errors

@@ -11,7 +11,7 @@ from securexfer.errors import SecurexferError, StorageFailedError
 from securexfer.names import show
 from securexfer.storage import directories, partials
 from securexfer.storage.base import Committed, OnConflict, Outcome
-from securexfer.storage.failures import Translated, taken
+from securexfer.storage.failures import Translated, taken, translation
 from securexfer.storage.index import ReadAhead
 from securexfer.storage.offers import Beginning, LocalOffered, Standing
 from securexfer.storage.publishing import Publisher
@@ -101,7 +101,7 @@ class UserStorage:
 
     def take(self, file: Description, content: memoryview, digest: bytes) -> LocalStaging:
         """Begin a file, write all of it, and seal it; see Storage.take."""
-        with Translated(file.name):
+        try:
             # It is here, so that nothing is gained by refusing it before its commit; and what is written at once need
             # not be set aside on the disk, if only there is room. To the user's files it is added like any other.
             usage = self._usage_of(file, self._find(file)) if self._usage else None
@@ -113,9 +113,11 @@ class UserStorage:
             except OSError:
                 staging.discard()
                 raise
-            if claim:
-                claim.written(file.size)
-        staging.seal(digest)
+        except OSError as error:
+            raise translation(error, file.name) from error
+        if claim:
+            claim.written(file.size)
+        staging.digest = digest
         return staging
 
     def begin(self, file: Description, claim: Claim) -> LocalStaging:
