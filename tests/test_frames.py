@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import example, given, settings
@@ -24,12 +24,12 @@ from securexfer.wire.messages import (
     Offer,
     Totals,
     Trailer,
+    decode_answer,
     decode_claim,
-    decode_unchanged,
     encode,
+    encode_answer,
     encode_claim,
     encode_data,
-    encode_unchanged,
 )
 from securexfer.wire.order import CLAIMED, CLIENT, COMPLETE, CONNECTION, COUNTED, ENDED, SENDING, SERVER, Conversation
 
@@ -275,18 +275,30 @@ def read_one(frame: bytes) -> object:
 
 
 @pytest.mark.parametrize("number", [1, 2**32 - 1])
-def test_unchanged_is_written_and_read_as_any_answer_is(number: int) -> None:
-    frame = encode_unchanged(number)
-    assert frame == encode(UNCHANGED, number)
-    assert decode_unchanged(memoryview(b"b" + frame), 1, 13) == number
-    assert decode_unchanged(memoryview(frame), 0, 11) == 0
+@pytest.mark.parametrize("answer", [STORED, UNCHANGED])
+def test_stored_and_unchanged_are_written_and_read_as_any_answer_is(answer: Committed, number: int) -> None:
+    frame = encode_answer(answer, number)
+    assert frame == encode(answer, number)
+    assert decode_answer(memoryview(b"b" + frame), 1, 13) == (number, answer)
+    assert decode_answer(memoryview(frame), 0, 11) is None
+    assert decode_answer(memoryview(frame[:4] + bytes(4) + frame[8:]), 0, 12) is None
     for place in {*range(12)} - {4, 5, 6, 7}:
         for bit in range(8):
             wrong = bytearray(frame)
             wrong[place] ^= 1 << bit
-            assert decode_unchanged(memoryview(wrong), 0, 12) == 0
-    for other in (STORED, Committed("unchanged", 1, ""), Committed("unchanged", 0, "x"), Committed("renamed", 0, "")):
-        assert decode_unchanged(memoryview(encode(other, number)), 0, 12) == 0
+            found = decode_answer(memoryview(wrong), 0, 12)
+            assert found is None or (encode(found[1], found[0]) == wrong and {answer, found[1]} == {STORED, UNCHANGED})
+    for other in (Committed("unchanged", 1, ""), Committed("unchanged", 0, "x"), Committed("renamed", 0, "")):
+        assert decode_answer(memoryview(encode(other, number)), 0, 12) is None
+
+
+@pytest.mark.parametrize("wrong", [{"flags": 16}, {"size": -1}, {"mtime_ns": 2**63}, {"name": "x" * 4097}])
+def test_what_is_sent_whole_is_held_to_the_limits_of_its_messages(wrong: dict[str, Any]) -> None:
+    right = Offer(EAGER, 1, 5, "a")
+    assert messages.encode_whole(right, 7, b"a", bytes(32))
+    for offer, number in ((right._replace(**wrong), 7), (right, 0), (right, 2**32)):
+        with pytest.raises(ProtocolError):
+            messages.encode_whole(offer, number, b"a", bytes(32))
 
 
 def situations() -> list[Conversation]:
@@ -307,8 +319,8 @@ def known(conversation: Conversation) -> object:
 
 
 @pytest.mark.parametrize("number", range(5))
-@pytest.mark.parametrize("quick", ["note_claim", "note_unchanged"])
-def test_what_is_noted_of_claims_at_once_is_what_is_noted_of_messages(quick: str, number: int) -> None:
+@pytest.mark.parametrize("quick", ["note_claim", "note_unchanged", "note_stored"])
+def test_what_is_noted_at_once_is_what_is_noted_of_messages(quick: str, number: int) -> None:
     speaker, message = (CLIENT, Claim) if quick == "note_claim" else (SERVER, Committed)
     noted = 0
     for at_once, slowly in zip(situations(), situations(), strict=True):
@@ -322,5 +334,5 @@ def test_what_is_noted_of_claims_at_once_is_what_is_noted_of_messages(quick: str
             if message is Claim and number and slowly.state != ENDED:  # where a claim may be on its way
                 with pytest.raises(ProtocolError):
                     slowly.note(speaker, message, number)
-    assert bool(noted) is (number == 3 if message is Claim else number in {1, 2})
+    assert bool(noted) is (number in {"note_claim": {3}, "note_unchanged": {1, 2}, "note_stored": {2}}[quick])
     assert COUNTED in {conversation.state for conversation in situations()}

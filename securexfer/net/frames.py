@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING
 
 from securexfer.errors import PeerTimeoutError, ProtocolError, TruncatedError
 from securexfer.wire.messages import (
+    ANSWER_SIZE,
     DATA,
     HEADER_SIZE,
     STORED,
     UNCHANGED,
-    UNCHANGED_SIZE,
     Claim,
+    Committed,
     Data,
     Offer,
     decode,
+    decode_answer,
     decode_claim,
     decode_header,
-    decode_unchanged,
     decode_whole,
     encode,
+    encode_answer,
     encode_claim,
-    encode_stored,
-    encode_unchanged,
     encode_whole,
 )
 from securexfer.wire.order import CLIENT, SERVER, Conversation
@@ -60,12 +60,14 @@ class Frames:
 
     def say_stored(self, transfer: int) -> bytes:
         """Return the frame of STORED, sent now; raise ProtocolError if it may not be said."""
-        return encode_stored(transfer) if self.conversation.note_stored(transfer) else self.say(STORED, transfer)
+        if self.conversation.note_stored(transfer):
+            return encode_answer(STORED, transfer)
+        return self.say(STORED, transfer)
 
     def say_unchanged(self, transfer: int) -> bytes:
         """Return the frame of UNCHANGED, sent now; raise ProtocolError if it may not be said."""
         if self.conversation.note_unchanged(transfer):
-            return encode_unchanged(transfer)
+            return encode_answer(UNCHANGED, transfer)
         return self.say(UNCHANGED, transfer)
 
     def say_claim(self, claim: Claim, transfer: int) -> bytes:
@@ -128,13 +130,19 @@ class Frames:
         transfer, claim, self._start = found
         return transfer, claim
 
-    def hear_unchanged(self) -> int:
-        """Return the transfer, if UNCHANGED has arrived as the answer to a claim. 0 for anything else, as above."""
-        transfer = decode_unchanged(self._buffer, self._start, self._end)
-        if not transfer or not self.conversation.note_unchanged(transfer):
-            return 0
-        self._start += UNCHANGED_SIZE
-        return transfer
+    def hear_answer(self) -> tuple[int, Committed] | None:
+        """Return the next transfer and its answer: STORED, of a complete file, or UNCHANGED, of a claim.
+
+        None for anything else, as above.
+        """
+        found = decode_answer(self._buffer, self._start, self._end)
+        if found is None:
+            return None
+        noted = self.conversation.note_stored if found[1] is STORED else self.conversation.note_unchanged
+        if not noted(found[0]):
+            return None
+        self._start += ANSWER_SIZE
+        return found
 
     def fill(self, *, sparing: bool = False) -> bool:
         """Read what has arrived, without waiting; return whether there was anything. Raises TruncatedError at the end.

@@ -135,9 +135,9 @@ class Outflow:
                 self._last_word = time.monotonic()
                 self._taken(piece)
                 continue
-            while number := frames.hear_unchanged():
+            while answer := frames.hear_answer():
                 self._messages += 1
-                heard(number, messages.UNCHANGED)
+                heard(*answer)
             if self._messages != before:
                 self._last_word = time.monotonic()
             message = frames.hear()

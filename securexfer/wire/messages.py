@@ -30,6 +30,7 @@ EAGER: Final = 1  # no Accept is waited for: Data and Trailer follow at once
 FRESH: Final = 2  # what the receiver has of it does not count
 DIRECTORY: Final = 4  # there is nothing more to come; it is made, and gets its mtime
 EXECUTABLE: Final = 8  # the owner's x bit
+_FLAGS: Final = EAGER | FRESH | DIRECTORY | EXECUTABLE
 
 # What a Put asks for beside storing.
 OPEN: Final = 1  # that the files are opened
@@ -125,7 +126,7 @@ class Totals(NamedTuple):
 class Offer(NamedTuple):
     """Sender: a file, by name relative to the destination directory, its size and its mtime (ns since 1970)."""
 
-    flags: Annotated[int, Number("B", EAGER | FRESH | DIRECTORY | EXECUTABLE)]
+    flags: Annotated[int, Number("B", _FLAGS)]
     size: Annotated[int, U64]
     mtime_ns: Annotated[int, I64]
     name: Annotated[str, Text(MAX_NAME_BYTES)]
@@ -244,12 +245,12 @@ _END: Final = _TRAILER.kind << 24 | _TRAILER.least  # its first word
 _WHOLE_TRAILER: Final = _WHOLE_END.size
 
 STORED: Final = Committed("stored", 0, "")  # under the name that was offered, as nearly every file is
-_STORED_BODY: Final = _LAYOUTS[Committed].encode(STORED)
-_STORED_WORD: Final = _LAYOUTS[Committed].kind << 24 | len(_STORED_BODY)
 UNCHANGED: Final = Committed("unchanged", 0, "")  # as every file of a tree that is sent again
 _ANSWER: Final = struct.Struct(">III")  # the whole frame
-_UNCHANGED_BODY: Final = int.from_bytes(_LAYOUTS[Committed].encode(UNCHANGED), "big")
-UNCHANGED_SIZE: Final = _ANSWER.size
+_BODIES: Final = {word: int.from_bytes(_LAYOUTS[Committed].encode(word), "big") for word in (STORED, UNCHANGED)}
+_ANSWERS: Final = {body: word for word, body in _BODIES.items()}
+_ANSWER_WORD: Final = _LAYOUTS[Committed].kind << 24 | _LAYOUTS[Committed].least
+ANSWER_SIZE: Final = _ANSWER.size
 _CLAIM: Final = struct.Struct(">IIBQq32sH")  # the whole frame but for the name
 _CLAIM_WORD: Final = _LAYOUTS[Claim].kind << 24 | _LAYOUTS[Claim].least
 
@@ -286,22 +287,19 @@ def encode(message: Message, transfer: int = 0) -> bytes:
     return _HEADER.pack(layout.kind << 24 | len(body), transfer) + body
 
 
-def encode_stored(transfer: int) -> bytes:
-    """Return the frame of STORED, of which there is one for each of many small files."""
-    return _HEADER.pack(_STORED_WORD, transfer) + _STORED_BODY
+def encode_answer(answer: Committed, transfer: int) -> bytes:
+    """Return the frame of STORED or UNCHANGED, of which there is one for each of many small files."""
+    return _ANSWER.pack(_ANSWER_WORD, transfer, _BODIES[answer])
 
 
-def encode_unchanged(transfer: int) -> bytes:
-    """Return the frame of UNCHANGED, of which there is one for each of many claims."""
-    return _ANSWER.pack(_STORED_WORD, transfer, _UNCHANGED_BODY)
-
-
-def decode_unchanged(buffer: memoryview, start: int, end: int) -> int:
-    """Return the transfer, if the frame of UNCHANGED begins at `start`; 0 for everything else."""
-    if end - start < UNCHANGED_SIZE:
-        return 0
+def decode_answer(buffer: memoryview, start: int, end: int) -> tuple[int, Committed] | None:
+    """Return transfer and answer, if the frame of STORED or UNCHANGED begins at `start`; None for everything else."""
+    if end - start < ANSWER_SIZE:
+        return None
     word, transfer, body = _ANSWER.unpack_from(buffer, start)
-    return transfer if word == _STORED_WORD and body == _UNCHANGED_BODY else 0
+    if word != _ANSWER_WORD or not transfer or body not in _ANSWERS:
+        return None
+    return transfer, _ANSWERS[body]
 
 
 def encode_claim(claim: Claim, transfer: int) -> bytes:
@@ -364,9 +362,16 @@ def _check_data(transfer: int, length: int) -> None:
 
 def encode_whole(offer: Offer, transfer: int, content: bytes, digest: bytes) -> bytes:
     """Return the frames of a file that is sent eagerly: the offer, the content in one Data, and the trailer."""
-    data = _HEADER.pack(DATA << 24 | len(content), transfer) if content else b""
-    trailer = _HEADER.pack(_END, transfer)
-    return b"".join((encode(offer, transfer), data, content, trailer, digest))
+    flags, size, mtime_ns, name = offer
+    try:
+        raw = name.encode()
+        if transfer and len(raw) <= MAX_NAME_BYTES and not flags & ~_FLAGS:
+            head = _EAGER.pack(_OFFER_WORD + len(raw), transfer, flags, size, mtime_ns, len(raw))
+            data = _HEADER.pack(DATA << 24 | len(content), transfer) if content else b""
+            return b"".join((head, raw, data, content, _WHOLE_END.pack(_END, transfer, digest)))
+    except (struct.error, ValueError):
+        pass  # as below
+    return encode(offer, transfer)  # raises: it says what is wrong
 
 
 def decode_whole(buffer: memoryview, start: int, end: int) -> tuple[int, Offer, memoryview, bytes, int] | None:
