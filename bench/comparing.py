@@ -125,12 +125,15 @@ def compare_moving(
     watch_memory: bool = True,
     rehearse: bool = True,
     again: bool = False,
+    aside: Path | None = None,
     network: Network = LOOPBACK,
 ) -> Comparison:
     """Move a source with each peer that is installed, in pairs, `turns` times; the servers' files are in `place`.
 
     `rehearse`: one run of each goes first and does not count: the first to touch memory or a program pays for what the
-    system fetches then. `again`: what these brought stays in place for the others to find.
+    system fetches then. `again`: what these brought stays in place for the others to find. `aside`: what any of them
+    brought is kept there. (Before ext4 gives a new file an inode it looks at each one that was freed in the last
+    minutes: where thousands were, that costs up to 200 us a file, and not every peer the same.)
     """
     absent = {name: programs for name in names if (programs := missing(name))}
     for name, programs in absent.items():
@@ -139,20 +142,22 @@ def compare_moving(
         peers = start_peers(stack, names, place, source, network)
         if rehearse:
             for peer in peers.values():
-                peer.transfer(watch_memory=False, keep=again)
-        runs = alternate(peers, turns, watch_memory=watch_memory, keep=again)
+                peer.transfer(watch_memory=False, keep=again, aside=aside)
+        runs = alternate(peers, turns, watch_memory=watch_memory, keep=again, aside=aside)
     summaries = [summarise(runs, name) for name in peers]
     return Comparison(title, len(source.entries), source.size, runs, summaries, absent)
 
 
-def alternate(peers: Mapping[str, Peer], turns: int, *, watch_memory: bool, keep: bool) -> list[Run]:
+def alternate(
+    peers: Mapping[str, Peer], turns: int, *, watch_memory: bool, keep: bool, aside: Path | None
+) -> list[Run]:
     """Run securexfer and each peer in turn, `turns` times; without securexfer each peer, without peers ours."""
     runs: list[Run] = []
     for turn in range(turns):
         for other in [name for name in peers if name != OURS] or [OURS]:
             for name in dict.fromkeys((OURS, other)):
                 if name in peers:
-                    cost = peers[name].transfer(watch_memory=watch_memory, keep=keep)
+                    cost = peers[name].transfer(watch_memory=watch_memory, keep=keep, aside=aside)
                     runs.append(Run(name, other, turn, cost))
                     note(f"  {turn + 1}/{turns}  {name:16} {cost.seconds:8.3f} s")
     return runs

@@ -11,6 +11,7 @@ import getpass
 import os
 import shlex
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,17 +55,20 @@ class Peer:
     digests: tuple[Command, ...] = ()
     mtime_unit: int | None = None
 
-    def transfer(self, *, watch_memory: bool = True, keep: bool = False) -> Cost:
+    def transfer(self, *, watch_memory: bool = True, keep: bool = False, aside: Path | None = None) -> Cost:
         """Move the source once and check what arrived (untimed).
 
-        Unless it is to be kept, it is taken away again, and what the disk has yet to write of it is waited for.
+        Unless it is to be kept, it is taken away again, into the directory `aside` if there is one; and what the disk
+        has yet to write of it is waited for.
         """
         try:
             cost = measure(self.client, self.server.pid, digests=self.digests, watch_memory=watch_memory)
             self.source.check(self.received, mtime_unit=self.mtime_unit)
         except BenchError as error:
             raise BenchError(f"{self.name}: {error}\n{self.server.last_words()}") from error
-        if not keep:
+        if aside:
+            self.received.rename(Path(tempfile.mkdtemp(dir=aside)) / self.received.name)
+        elif not keep:
             remove(self.received)
         sync(self.received.parent)
         return cost

@@ -46,6 +46,7 @@ class Work:
         return titled(directories * FILES, self.size) + (", unchanged since the last send" if self.again else "")
 
 
+MEMORY = "memory"  # what a directory is on that is on no disk
 WORKS = {
     "small": Work(100, 4096),
     "tiny": Work(1000, 1024),
@@ -85,7 +86,9 @@ def measured(name: str, chosen: argparse.Namespace, kind: str) -> Comparison:
     with tempfile.TemporaryDirectory() as own:
         packages = installed(chosen.packages or Path(own)) if not work.size else None
         room = occupied(packages) if packages else directories * FILES * max(work.size, BLOCK)
-        with workplace(chosen.directory, room) as place:
+        runs = (chosen.runs + 1) * 2 * len(chosen.peers)
+        on_disk = kind != MEMORY and work.size and not work.again
+        with workplace(chosen.directory, room * runs if on_disk else room) as place:
             if packages:
                 shutil.copytree(packages, place / name)
                 source = Source(place / name, entries_of(place / name))
@@ -93,7 +96,8 @@ def measured(name: str, chosen: argparse.Namespace, kind: str) -> Comparison:
                 source = make_tree(place / name, directories, FILES, work.size)
             sync(place)
             names = [peer for peer in chosen.peers if not work.again or peer in FINDS]
-            return compare_moving(source, title, names, place, chosen.runs, again=work.again)
+            aside = Path(tempfile.mkdtemp(dir=place)) if on_disk else None
+            return compare_moving(source, title, names, place, chosen.runs, again=work.again, aside=aside)
 
 
 def installed(directory: Path) -> Path:
@@ -118,7 +122,7 @@ def file_system(directory: Path) -> str:
     """Return what a directory is on, in a word or two."""
     done = subprocess.run(["df", "--output=fstype", directory], capture_output=True, text=True, check=True)
     kind = done.stdout.split()[-1]
-    return "memory" if kind == "tmpfs" else f"disk ({kind})"
+    return MEMORY if kind == "tmpfs" else f"disk ({kind})"
 
 
 def growth(small: Comparison, tiny: Comparison) -> Sequence[str]:
