@@ -30,7 +30,7 @@ from securexfer.storage.base import Committed, Description, OnConflict, Outcome
 from securexfer.storage.local import Inbox, Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from securexfer.storage.bundle import Bundle
     from securexfer.storage.user import UserStorage
@@ -218,7 +218,12 @@ def test_what_was_withdrawn_because_of_its_directory_is_not_in_it(
     make_inbox: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, bundle = opened(make_inbox())
-    monkeypatch.setattr(directories.Handles, "sync", lambda *_: "EIO")
+
+    def failed(*_: object) -> Generator[Any, None, str]:
+        yield lambda: None
+        return "EIO"
+
+    monkeypatch.setattr(directories.Handles, "sync", failed)
     assert isinstance(store(storage), StorageFailedError)
     assert held(bundle) == {}
 

@@ -21,7 +21,11 @@ from typing import TYPE_CHECKING
 import lab as lab_module
 import pytest
 import stranger_client as stranger
+from hostile.speaking import FINISH, eager, ready
 from lab import wait_until
+
+from securexfer.storage.syncing import Whole
+from securexfer.wire import messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,10 +188,14 @@ def test_P21_a_disk_without_hard_links_is_refused_at_the_start(lab: Lab, traced:
 # -- the order of things ---------------------------------------------------------------------------------------
 
 
+SYNCS = {"fsync", "syncfs"}
+
+
 @dataclass(eq=False)
 class Call:
-    """A system call of one thread: the paths of its descriptors, and the strings among its arguments."""
+    """A system call of one thread: the paths of its descriptors, the strings among its arguments, when it began."""
 
+    began: int
     thread: str
     name: str
     paths: list[str]
@@ -199,81 +207,92 @@ def calls(trace: Path) -> list[Call]:
     """Return what a trace holds in its order: a sync where it had ended, everything else where it began."""
     found: list[Call] = []
     unfinished: dict[str, Call] = {}
-    for line in trace.read_text().splitlines():
+    for number, line in enumerate(trace.read_text().splitlines()):
         thread, text = re.fullmatch(r"(\d+) +(.*)", line).groups()
         resumed = re.fullmatch(r"<\.\.\. \w+ resumed>.*\) += (-?\d+).*", text)
         if resumed:
             unfinished[thread].result = int(resumed[1])
-            if unfinished[thread].name == "fsync":
+            if unfinished[thread].name in SYNCS:
                 found.remove(unfinished[thread])
                 found.append(unfinished[thread])
             continue
         made = re.fullmatch(r"(\w+)\((.*?)(?:\) += (-?\d+).*| <unfinished \.\.\.>)", text)
         if made:
             paths, strings = re.findall(r"\d+<([^>]*)>", made[2]), re.findall(r'"([^"]*)"', made[2])
-            found.append(Call(thread, made[1], paths, strings, int(made[3] or 0)))
+            found.append(Call(number, thread, made[1], paths, strings, int(made[3] or 0)))
             unfinished[thread] = found[-1]
     return found
 
 
-def answered(of_session: list[Call], files: int) -> dict[int, int]:
+def is_synced_whole(directory: Path) -> bool:
+    """Whether the server syncs the file system of a directory with one call."""
+    handle = os.open(directory, os.O_RDONLY)
+    whole = Whole(handle)
+    usable = whole.usable
+    whole.close()
+    os.close(handle)
+    return usable
+
+
+def answered(of_session: list[Call], files: int, protocol: int = 1) -> dict[int, int]:
     """Return at which of the calls how many files were answered for, from the sizes of the TLS records."""
+    size, last = (1, None) if protocol == 1 else (12, messages.HEADER_SIZE + 16)  # of an answer, of a Summary
     sent = [
         (index, call.result - ANSWERS)
         for index, call in enumerate(of_session)
         if call.name == "write" and call.paths[0].startswith("socket:")
     ]
     assert sent.pop()[1] == 2, "the last is close_notify"
+    assert last is None or sent.pop()[1] == last
     found: dict[int, int] = {}
     while sum(found.values()) < files:
         index, count = sent.pop()
-        found[index] = count
+        found[index] = count // size
+        assert count == found[index] * size
     assert sum(found.values()) == files
-    assert sent.pop()[1] == 1, "before the answers comes the login's"
+    assert protocol == 2 or sent.pop()[1] == 1, "before the answers comes the login's"
     return found
 
 
-def check_order(trace: Path, inbox: Path, files: int) -> Counter[int]:
-    """Assert write -> fsync -> link -> fsync of the directory, and of the parents of directories made -> answer.
+def check_order(trace: Path, inbox: Path, files: int, protocol: int = 1) -> Counter[int]:
+    """Assert write -> sync -> link -> sync of the directory, and of the parents of directories made -> answer.
 
+    A sync of the whole file system is one of everything that was written before it began.
     Returns how many files each write to the socket answered for.
     """
     everything = calls(trace)
     (thread,) = {call.thread for call in everything if call.name == "linkat" and str(inbox / "ana") in call.paths[1]}
-    of_session = [call for call in everything if call.thread == thread or call.name == "fsync"]  # threads help to sync
-    answers = answered(of_session, files)
-    written: set[str] = set()
-    synced: set[str] = set()
-    published: list[str] = []  # the directory of each file that is linked, in order
-    unsynced: set[str] = set()  # directories with an entry that may not be on disk
+    of_session = [call for call in everything if call.thread == thread or call.name in SYNCS]  # threads help to sync
+    answers = answered(of_session, files, protocol)
+    unwritten: dict[str, int] = {}  # files with content that may not be on disk, and since when
+    made: dict[str, int] = {}  # directories with one that was made in them, of which the same is to be said
+    published: list[dict[str, int]] = []  # of each file that is linked: the directories that have to be synced for it
     told = 0
     for index, call in enumerate(of_session):
         match call.name:
             case "write" if STAGING in call.paths[0]:
-                written.add(call.paths[0])
-                synced.discard(call.paths[0])
-            case "fsync" if STAGING in call.paths[0]:
-                assert call.result == 0
-                synced.add(call.paths[0])
+                unwritten[call.paths[0]] = call.began
             case "mkdirat":
-                unsynced.add(call.paths[0])
+                made[call.paths[0]] = call.began
             case "linkat":
-                staged = f"{call.paths[0]}/{call.strings[0]}"
-                assert staged in written
-                assert staged in synced, "linked before it was synced"
-                published.append(call.paths[1])
-                unsynced.add(call.paths[1])
-            case "fsync":
-                unsynced.discard(call.paths[0])
+                assert f"{call.paths[0]}/{call.strings[0]}" not in unwritten, "linked before it was synced"
+                above = {str(parent) for parent in Path(call.paths[1]).parents}
+                published.append({path: made[path] for path in above & made.keys()} | {call.paths[1]: call.began})
+            case "fsync" | "syncfs":
+                assert call.result == 0
+                for waiting in (unwritten, made, *published):
+                    for path in list(waiting):
+                        if waiting[path] < call.began and (call.name == "syncfs" or path == call.paths[0]):
+                            del waiting[path]
         if index in answers:
             told += answers[index]
             assert told <= len(published), "answered before it was linked"
-            assert not unsynced & {str(parent) for each in published[:told] for parent in (each, *Path(each).parents)}
+            assert not any(published[:told]), "answered before its directory was synced"
     assert told == files == len(published)
     return Counter(answers.values())
 
 
-TRACED_CALLS = "trace=write,sendto,fsync,fdatasync,linkat,renameat,renameat2,mkdirat"
+TRACED_CALLS = "trace=write,sendto,fsync,fdatasync,syncfs,linkat,renameat,renameat2,mkdirat"
 
 
 @needs_strace
@@ -302,6 +321,53 @@ def test_D09_the_same_holds_for_a_hundred_files_streamed_at_once(lab: Lab, log_i
     tls.close()
     assert server.stop() == 0
     assert max(check_order(trace, lab.inbox, len(names))) > 10, "they were not committed in groups"
+
+
+@needs_strace
+def test_D09_and_while_more_of_them_come_than_one_group_takes(lab: Lab, traced: Traced) -> None:
+    """In protocol 2, where others are received while those before them are made durable."""
+    server, trace = traced("-e", TRACED_CALLS)
+    files = [eager(number, f"d{number % 3}/{number}", b"%d" % number) for number in range(1, 500)]
+    with ready(server.port, lab.ca, "ana", lab_module.PASSWORD) as speaker:
+        for first in range(0, len(files), 100):
+            speaker.say(*files[first : first + 100])
+        for _ in files:
+            assert speaker.until(messages.Committed, messages.Refuse) == messages.STORED
+        speaker.say(FINISH)
+        speaker.until(messages.Summary)
+        stranger.leave_in_order(speaker.tls)
+    assert server.stop() == 0
+    assert len(check_order(trace, lab.inbox, len(files), protocol=2)) > 1
+    assert ("syncfs" in {call.name for call in calls(trace)}) == is_synced_whole(lab.inbox)
+
+
+@needs_strace
+def test_what_has_arrived_whole_is_stored_and_in_the_log_although_its_sender_vanishes(lab: Lab, traced: Traced) -> None:
+    """Each sync takes its time, so that the answers for most of them find nobody."""
+    server, _ = traced("-e", "trace=fsync,syncfs", "-e", "inject=fsync,syncfs:delay_enter=100000")
+    names = {f"{number}" for number in range(1, 500)}
+    with ready(server.port, lab.ca, "ana", lab_module.PASSWORD) as speaker:
+        speaker.say(*(eager(int(name), name, name.encode()) for name in sorted(names, key=int)))
+        speaker.until(messages.Committed)  # by then the others were read as well
+        stranger.leave_by_reset(speaker.tls)
+    server.wait_for("conn.close")
+    assert set(lab.stored()) == names
+    assert {event["name"] for event in server.events("file.ok")} == names
+
+
+@needs_strace
+def test_D07_where_the_whole_cannot_be_synced_each_file_of_a_group_is_asked_for(
+    lab: Lab, log_in: LogIn, traced: Traced
+) -> None:
+    server, trace = traced("-e", "trace=fsync,syncfs", "-e", "inject=syncfs:error=EIO")
+    names = "abcdefghij"
+    tls = log_in(server, len(names))
+    tls.sendall(b"".join(stranger.file(name, name.encode()) for name in names))
+    assert stranger.answers(tls, len(names)) == stranger.ACCEPTED * len(names)
+    assert lab.stored() == {name: name.encode() for name in names}
+    synced = [call for call in calls(trace) if call.name == "fsync" and STAGING in call.paths[0]]
+    assert len({call.paths[0] for call in synced}) == len(names) + 1  # and the server's trial
+    assert [call.result for call in calls(trace) if call.name == "syncfs"] == [-1] * is_synced_whole(lab.inbox)
 
 
 @needs_strace

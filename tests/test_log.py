@@ -23,6 +23,7 @@ from terminals import Terminal
 
 from securexfer import events
 from securexfer.cli import floodgate, log
+from securexfer.storage.base import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,6 +158,16 @@ def test_O01_every_field_of_every_event_is_escaped(kind: type[events.Event]) -> 
     fields = {field.name for field in dataclasses.fields(event)}  # type: ignore[arg-type]
     assert [word.partition("=")[0] for word in words[3:] if word.partition("=")[0] not in fields] == []
     assert "user=root" not in words
+
+
+@pytest.mark.parametrize("stored_as", ["d/x", f"d/{EVIL}", "d/x (1)", "d/é"])
+@pytest.mark.parametrize("name", ["d/x", f"d/{EVIL}", "d/é"])
+def test_the_line_of_a_stored_file_is_made_as_all_others_are(name: str, stored_as: str) -> None:
+    class Other(events.FileStored):
+        """The same, but for who looks at its class."""
+
+    values = (7, "192.0.2.1", "ana", name, 3, "ab" * 32, Outcome.RENAMED, stored_as, 0.123456)
+    assert log._as_json(1.5, events.FileStored(*values)) == log._as_json(1.5, Other(*values))
 
 
 def attack(lab: Lab, port: int) -> None:

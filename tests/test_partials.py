@@ -486,8 +486,9 @@ def test_without_durability_nothing_is_offered_after_a_reboot(
     assert staged(inbox) == []
 
 
+@pytest.mark.parametrize("beside", [0, 20])
 def test_D07_a_sync_that_failed_on_the_way_fails_the_file(
-    make_inbox: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
+    make_inbox: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch, beside: int
 ) -> None:
     """What the system says of it once it does not say again, so the commit's own sync would report success."""
     monkeypatch.setattr(resumable, "SYNC_BYTES", MIB)
@@ -508,8 +509,14 @@ def test_D07_a_sync_that_failed_on_the_way_fails_the_file(
         with staging:
             staging.write(memoryview(CONTENT)[2 * MIB : 2 * MIB + 10])
             staging.seal(DIGEST)
-        (result,) = storage.commit([staging])
+        small = Description(Name.parse("small"), 1)
+        others = [
+            storage.take(small._replace(name=Name.parse(f"{number}")), memoryview(b"1"), hashlib.sha256(b"1").digest())
+            for number in range(beside)
+        ]
+        result, *results = storage.commit([staging, *others])
     assert isinstance(result, StorageFailedError)
+    assert all(isinstance(other, Committed) for other in results)
     assert staged(inbox) == []
     assert not (inbox.path / "ana/d/x").exists()
 

@@ -16,7 +16,7 @@ from securexfer.storage.ledger import LEDGER_NAME
 if TYPE_CHECKING:
     from pathlib import Path
 
-TRACED = "trace=write,pwrite64,fsync,fdatasync,linkat,renameat,renameat2,mkdirat,fchmod,utimensat,unlinkat"
+TRACED = "trace=write,pwrite64,fsync,fdatasync,syncfs,linkat,renameat,renameat2,mkdirat,fchmod,utimensat,unlinkat"
 ANSWER = "stdout"  # what the child writes there stands for what a session answers
 
 # Files of 3 KiB in groups, with an mtime and now and then an x bit; a large one that is resumed; directories.
@@ -110,6 +110,10 @@ def test_D09_D17_content_mode_and_times_are_synced_before_the_link_and_the_direc
             if STAGING_NAME in path:
                 changed[path] = set()
             entries.discard(path)
+        elif call.name == "syncfs":
+            assert call.result == 0
+            changed = {path: set() for path in changed}
+            entries.clear()
         elif call.name in {"linkat", "renameat"} and not call.result and str(inbox / "ana") in call.paths[1]:
             assert changed[f"{path}/{call.strings[0]}"] == set(), "visible before all of it was synced"
             entries.add(call.paths[1])
@@ -140,4 +144,4 @@ def test_without_durability_nothing_is_synced_at_all(tmp_path: Path) -> None:
     before = len(begun)
     (tmp_path / "inbox/ana").rename(tmp_path / "before")
     traced(tmp_path, "none")
-    assert re.findall(r"f(?:data)?sync\(", trace.read_text()) == [], f"{before} for a database that is new"
+    assert re.findall(r"f(?:data)?sync\(|syncfs\(", trace.read_text()) == [], f"{before} for a database that is new"

@@ -7,7 +7,6 @@ dropped is counted and said as soon as there is room. What strangers can cause g
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import functools
 import json
@@ -48,8 +47,8 @@ class Log:
     def __init__(self, stream: TextIO, log_format: LogFormat) -> None:
         self._stream = stream
         self._render = _as_json if log_format is LogFormat.JSON else _as_text
-        # Those that wait. It grows at its end, by whoever holds the floodgate's lock, and shrinks at its beginning, by our
-        # thread: a queue, which is made for more than that, would cost each line as much as its text does.
+        # Those that wait. It grows at its end, by whoever holds the floodgate's lock, and shrinks at its beginning, by
+        # our thread: a queue, which is made for more than that, would cost each line as much as its text does.
         self._lines: list[str] = []
         self._woken = threading.Event()
         self._dropped = 0
@@ -85,7 +84,7 @@ class Log:
         closing = False
         while not closing or self._lines:
             closing = self._closing.is_set()  # asked first, so that the last lines are written
-            if not self._lines:
+            if not self._lines and not closing:
                 self._woken.wait(TELL_SECONDS)
             self._woken.clear()
             found = self._lines[:BATCH_LINES]
@@ -155,9 +154,9 @@ def _stored(event: FileStored) -> str:
     address, user, name = _text(event.address), _text(event.user), _text(event.name)
     stored_as = name if event.stored_as == event.name else _text(event.stored_as)
     return (
-        f', "connection": {event.connection}, "address": {address}, "user": {user}, "name": {name}, "size": {event.size}'
-        f', "sha256": {_text(event.sha256)}, "outcome": {_text(event.outcome)}, "stored_as": {stored_as}'
-        f', "seconds": {event.seconds:.4f}'
+        f', "connection": {event.connection}, "address": {address}, "user": {user}, "name": {name}'
+        f', "size": {event.size}, "sha256": {_text(event.sha256)}, "outcome": {_text(event.outcome)}'
+        f', "stored_as": {stored_as}, "seconds": {event.seconds:.4f}'
     )
 
 

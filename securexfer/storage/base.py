@@ -9,10 +9,11 @@ The interface knows names, bytes and commits; it knows no descriptors and no ren
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
     from securexfer.errors import SecurexferError
@@ -51,6 +52,21 @@ class Description(NamedTuple):
     size: int
     mtime_ns: int | None = None
     executable: bool = False
+
+
+# What becomes of each of a group, in steps: what is yielded waits for the disk, and has to be called, in any thread,
+# before the next step is asked for. Whoever does not go to the end closes it.
+Steps = Generator[Callable[[], None], None, list["Committed | SecurexferError"]]
+
+
+def in_one(steps: Steps) -> list[Committed | SecurexferError]:
+    """Take all the steps, one after the other; return what became of each."""
+    try:
+        while True:
+            next(steps)()
+    except StopIteration as end:
+        found: list[Committed | SecurexferError] = end.value
+        return found
 
 
 class Staging(Protocol):
@@ -168,11 +184,16 @@ class Storage(Protocol):
         """Begin a file, write all of it, and seal it. Raises what `stage` and `Staging.write` raise."""
         ...
 
-    def commit(self, group: Sequence[Staging]) -> list[Committed | SecurexferError]:
+    def commit_in_steps(self, group: Sequence[Staging]) -> Steps:
         """Make a group of sealed files durable and visible, in order; return what became of each.
 
-        When this returns, every Committed file is on disk under its name; the others have left nothing.
+        At the end, every Committed file is on disk under its name; the others have left nothing. Nothing is visible
+        before the first step is done.
         """
+        ...
+
+    def commit(self, group: Sequence[Staging]) -> list[Committed | SecurexferError]:
+        """Do the same at once."""
         ...
 
     @property
@@ -184,8 +205,12 @@ class Storage(Protocol):
         """Return how many bytes and how many files may still come; None where nothing but the disk sets an end."""
         ...
 
-    def make_directories(self, group: Sequence[Description]) -> list[Committed | SecurexferError]:
+    def make_directories_in_steps(self, group: Sequence[Description]) -> Steps:
         """Make directories, durably, unless they are there, and set their mtimes; return what became of each."""
+        ...
+
+    def make_directories(self, group: Sequence[Description]) -> list[Committed | SecurexferError]:
+        """Do the same at once."""
         ...
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from securexfer.storage.failures import errno_name, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from securexfer.names import Name
@@ -153,11 +153,13 @@ class Handles:
         """Return a handle on the directory `name` itself, made where missing. Raises as `parent` does."""
         return self._home_or_below(name, len(name.parts))
 
-    def sync(self, syncer: Syncer) -> str | None:
-        """Make the entries of all directories that changed durable; return the first error's name."""
+    def sync(self, syncer: Syncer) -> Generator[Callable[[], None], None, str | None]:
+        """Make the entries of all directories that changed durable, in steps; return the first error's name."""
         if not self._rules.durable:
             return None
-        failures = syncer.sync_all([functools.partial(os.fsync, directory) for directory in self._touched])
+        failures: list[Exception | None] = []
+        syncs = [functools.partial(os.fsync, directory) for directory in self._touched]
+        yield lambda: failures.extend(syncer.sync_all(syncs))
         return next((errno_name(error) for error in failures if isinstance(error, OSError)), None)
 
     def touch(self, directory: int) -> None:

@@ -2,13 +2,14 @@
 
 A commit is: sync the file, link it under its name (which fails if the name is taken), sync the directory and the
 parents of directories that were made. Only then is it acknowledged. A sync that failed is never tried again: the
-kernel may have dropped the pages, and a second sync would report a success that is none. A group shares the
-directory syncs, and its files' writeback is started together. At the end, what is stored is noted in the index.
+kernel may have dropped the pages, and a second sync would report a success that is none. A group shares its syncs
+(syncing.py), and who commits it can do something else while they last. At the end, the index notes what is stored.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hmac
 import os
 import stat
@@ -21,11 +22,13 @@ from securexfer.storage import directories
 from securexfer.storage.base import Committed, OnConflict, Outcome
 from securexfer.storage.failures import taken, translation
 from securexfer.storage.standing import digest_of
+from securexfer.storage.syncing import errors_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from securexfer.names import Name
+    from securexfer.storage.base import Steps
     from securexfer.storage.bundle import Bundle
     from securexfer.storage.local import Inbox
     from securexfer.storage.staged import LocalStaging
@@ -47,16 +50,17 @@ class Publisher:
         self._syncer = syncer
         self._bundle = bundle
 
-    def commit(self, group: Sequence[LocalStaging]) -> list[Committed | SecurexferError]:
-        """Make a group durable and visible, in order; see Storage.commit."""
+    def commit(self, group: Sequence[LocalStaging]) -> Steps:
+        """Make a group durable and visible, in order; see Storage.commit_in_steps."""
         handles = directories.Handles(self._inbox, self._home)
         try:
-            if len(group) > 1 and self._inbox.rules.durable and not self._inbox.quick:
-                for staging in group:
-                    staging.start_writeback()
-            failures = self._syncer.sync_all([staging.sync for staging in group])
+            failures = errors_of([staging.finish for staging in group])
+            if self._inbox.rules.durable:
+                synced: list[Exception | None] = []
+                yield functools.partial(self._sync, group, synced)
+                failures = [failure or late for failure, late in zip(failures, synced, strict=True)]
             results = [self._place(staging, handles, failure) for staging, failure in zip(group, failures, strict=True)]
-            failure = handles.sync(self._syncer)
+            failure = yield from handles.sync(self._syncer)
             if failure:
                 results = [
                     self._withdraw(staging, result, handles, failure) if isinstance(result, Committed) else result
@@ -73,6 +77,10 @@ class Publisher:
             handles.close()
             for staging in group:
                 staging.settle()
+
+    def _sync(self, group: Sequence[LocalStaging], errors: list[Exception | None]) -> None:
+        together = not any(staging.only_by_itself for staging in group)
+        errors += self._syncer.sync_all([staging.sync for staging in group], together=together)
 
     def _bundle_up(
         self, bundle: Bundle, group: Sequence[LocalStaging], results: list[Committed | SecurexferError]
@@ -175,4 +183,3 @@ class Publisher:
         return (NoSpaceError if full else StorageFailedError)(
             f"{show(str(result.stored_as))!r} was not stored: its directory's sync gave {failure}"
         )
-

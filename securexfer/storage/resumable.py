@@ -27,6 +27,8 @@ _ENDS_OF_CONNECTION = (TruncatedError, PeerTimeoutError, ShuttingDownError)
 class ResumableStaging(LocalStaging):
     """A file in the staging directory under a name of its own, held until another transfer takes it over."""
 
+    only_by_itself = True
+
     def __init__(self, inbox: Inbox, described: Description, hold: Hold, offset: int) -> None:
         """Go on at `offset` of what is held. Raises StorageFailedError, or BusyError if it was taken over."""
         super().__init__(inbox, described, None, (hold.descriptor, hold.file))
@@ -57,7 +59,7 @@ class ResumableStaging(LocalStaging):
         super().seal(digest)
 
     def sync(self) -> None:
-        """Make it durable, as it is to stand under its name. Raises OSError, also for an earlier sync that failed."""
+        """Make it durable. Raises OSError, also for an earlier sync that failed."""
         self._wait_for_sync()
         super().sync()
 

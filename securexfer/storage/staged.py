@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class LocalStaging:
     """One unfinished file in the staging directory, with the room it was promised; see Staging."""
 
+    only_by_itself = False  # whether nothing but `sync` will do to sync it
+
     def __init__(
         self, inbox: Inbox, described: Description, claim: Claim | None, opened: tuple[int, str] | None = None
     ) -> None:
@@ -67,8 +69,8 @@ class LocalStaging:
             with contextlib.suppress(OSError):  # advice: the sync that follows is what counts
                 os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
-    def sync(self) -> None:
-        """Set the mode that the server's rules ask for and the mtime, and make them and the content durable."""
+    def finish(self) -> None:
+        """Set the mode that the server's rules ask for, and the mtime. Raises OSError."""
         rules, described = self._inbox.rules, self._described
         # Of the sender's mode, one bit at most: whether the owner may execute it.
         mode = rules.file_mode | 0o100 * described.executable
@@ -76,8 +78,10 @@ class LocalStaging:
             set_access(self._descriptor, rules.group, mode)
         if described.mtime_ns is not None:
             os.utime(self._descriptor, ns=(described.mtime_ns, described.mtime_ns))
-        if rules.durable:
-            os.fsync(self._descriptor)
+
+    def sync(self) -> None:
+        """Make it durable. Raises OSError."""
+        os.fsync(self._descriptor)
 
     def is_published_as(self, name: str, directory: int) -> bool:
         """Whether what stands under `name` is this file itself, not another that came after it."""
@@ -104,7 +108,7 @@ class LocalStaging:
             return
         self._settled = True
         self.unname()
-        try:
+        try:  # noqa: SIM105 - there is one for each of many files, and this costs them nothing
             os.close(self._descriptor)
         except OSError:  # what was to be durable was synced; some file systems fail here as well
             pass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from securexfer.errors import SecurexferError, StorageFailedError
 from securexfer.names import show
 from securexfer.storage import directories, partials
-from securexfer.storage.base import Committed, OnConflict, Outcome
+from securexfer.storage.base import Committed, OnConflict, Outcome, in_one
 from securexfer.storage.failures import Translated, taken, translation
 from securexfer.storage.index import ReadAhead
 from securexfer.storage.offers import Beginning, LocalOffered, Standing
@@ -18,12 +18,12 @@ from securexfer.storage.publishing import Publisher
 from securexfer.storage.resumable import ResumableStaging
 from securexfer.storage.space import Claim
 from securexfer.storage.staged import LocalStaging
-from securexfer.storage.syncing import Syncer
+from securexfer.storage.syncing import Syncer, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from securexfer.storage.base import Description, Staging
+    from securexfer.storage.base import Description, Staging, Steps
     from securexfer.storage.bundle import Bundle
     from securexfer.storage.local import Inbox
     from securexfer.storage.space import Usage
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class UserStorage:
     """One user's directory, held open for one session: whatever happens to its path, nothing is written elsewhere.
 
-    `offer`, `claimed`, `stage` and what they return are one thread's; `commit` and `make_directory` may be another's.
+    What is yielded by steps may be called in another thread, everything else is one thread's.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class UserStorage:
         self._finder = directories.Finder(home)
         self._known = ReadAhead(inbox.index, user)
         self.quick = inbox.quick
-        self._syncer = Syncer(quick=inbox.quick)
+        self._syncer = Syncer(None if inbox.quick else Whole(home))
         self._publisher = Publisher(inbox, user, home, policy, self._syncer, bundle)
 
     def offer(self, file: Description, *, fresh: bool) -> LocalOffered:
@@ -134,20 +134,28 @@ class UserStorage:
                 return ResumableStaging(self.inbox, file, hold, 0)
         return LocalStaging(self.inbox, file, claim)
 
-    def commit(self, group: Sequence[Staging]) -> list[Committed | SecurexferError]:
-        """Make a group durable and visible, in order; see Storage.commit."""
+    def commit_in_steps(self, group: Sequence[Staging]) -> Steps:
+        """Make a group durable and visible, in order; see Storage.commit_in_steps."""
         return self._publisher.commit([staging for staging in group if isinstance(staging, LocalStaging)])
+
+    def commit(self, group: Sequence[Staging]) -> list[Committed | SecurexferError]:
+        """Do the same at once."""
+        return in_one(self.commit_in_steps(group))
 
     def room(self) -> tuple[int | None, int | None]:
         """Return what is left of the quota; see Storage.room."""
         return (self._usage.left() if self._usage else None), None
 
     def make_directories(self, group: Sequence[Description]) -> list[Committed | SecurexferError]:
-        """Make directories, durably, unless they are there, and set their mtimes; see Storage.make_directories."""
+        """Do what `make_directories_in_steps` does, at once."""
+        return in_one(self.make_directories_in_steps(group))
+
+    def make_directories_in_steps(self, group: Sequence[Description]) -> Steps:
+        """Make directories, unless they are there, and set their mtimes; see Storage.make_directories_in_steps."""
         handles = directories.Handles(self.inbox, self.home)
         try:
             found = [self._make_directory(file, handles) for file in group]
-            failure = handles.sync(self._syncer)
+            failure = yield from handles.sync(self._syncer)
             made = handles.made | self._publisher.made
             self._publisher.made = made - {identity for identity in found if isinstance(identity, tuple)}
             return [

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from securexfer.errors import ProtocolError, SecurexferError
 from securexfer.net.payload import PARALLEL_BYTES, Buffer, Parallel
-from securexfer.storage.base import Description, Offered, Prefix, Staging
 from securexfer.transfer.groups import Complete
 
 if TYPE_CHECKING:
     from securexfer.net.frames import Frames
+    from securexfer.storage.base import Description, Offered, Prefix, Staging
     from securexfer.workers import Job
 
 

@@ -1,4 +1,8 @@
-"""Complete files, made durable in groups by a worker, so that many small ones share the cost of reaching the disk."""
+"""Complete files, made durable in groups, so that many small ones share the cost of reaching the disk.
+
+A worker waits for the disk; everything else is done by the owner of the connection. Two threads that both have much to
+do take turns at the interpreter for each system call, and that costs more than the second one gains.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,9 @@ from securexfer.net.payload import PARALLEL_BYTES
 from securexfer.storage.base import Committed
 
 if TYPE_CHECKING:
-    from securexfer.storage.base import Description, Staging, Storage
+    from collections.abc import Callable
+
+    from securexfer.storage.base import Description, Staging, Steps, Storage
     from securexfer.workers import Job, Worker
 
 Outcome = Committed | SecurexferError
@@ -35,6 +41,47 @@ class Complete(NamedTuple):
     started: float
 
 
+class _Commit:
+    """A group on its way to the disk; `do` has done what waits for that."""
+
+    def __init__(self, group: list[Complete], steps: Steps, do: Callable[[Callable[[], None]], Job[None]]) -> None:
+        self._group = group
+        self._steps = steps
+        self._do = do
+        self._step: Job[None] | None = None
+        self._results: list[Outcome] | None = None
+        self._take_step()  # nothing is visible before the first one is done
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can go on."""
+        return self._step is None or self._step.done
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until it can go on, so long at most."""
+        if self._step:
+            self._step.wait(seconds)
+
+    def go_on(self) -> list[tuple[Complete, Outcome]] | None:
+        """Take the steps that need not wait; return what became of each, at the end."""
+        while self._results is None and self.ready:
+            self._take_step()
+        return None if self._results is None else list(zip(self._group, self._results, strict=True))
+
+    def _take_step(self) -> None:
+        try:
+            if self._step:
+                self._step.result()
+            self._step = self._do(next(self._steps))
+        except StopIteration as end:
+            self._step, self._results = None, end.value
+
+    def close(self) -> None:
+        """Leave it where it is: what is not visible yet never will be."""
+        self.wait()
+        self._steps.close()
+
+
 class Groups:
     """The files of one send that are complete, in the order in which they became so."""
 
@@ -44,12 +91,16 @@ class Groups:
         self._held: list[Complete] = []
         self._bytes = 0
         self._directories = 0
-        self._jobs: list[Job[list[tuple[Complete, Outcome]]]] = []
+        self._since = 0.0  # when the first of these was added
+        self._commits: list[_Commit] = []
+        self._over: list[tuple[Complete, Outcome]] = []
 
     def add(self, complete: Complete) -> None:
         """Take a complete file; commit what is held, if that is enough."""
-        held, file = self._held, complete.description
+        held, file, now = self._held, complete.description, time.monotonic()
         size = file.size
+        if not held:
+            self._since = now
         held.append(complete)
         self._bytes += size
         self._directories += len(file.name.parts) - 1
@@ -58,7 +109,7 @@ class Groups:
             or self._bytes >= GROUP_BYTES
             or self._directories >= GROUP_DIRECTORIES
             or size >= PARALLEL_BYTES
-            or time.monotonic() - held[0].started >= GROUP_SECONDS
+            or now - self._since >= GROUP_SECONDS
         ):
             self.commit()
 
@@ -66,46 +117,64 @@ class Groups:
         """Have what is held made durable; wait, if too many groups before it are not yet."""
         if not self._held:
             return
-        if len(self._jobs) >= _GROUPS:
-            self._jobs[-_GROUPS].wait()
+        while len(self._commits) >= _GROUPS:
+            self._commits[0].wait()
+            self._go_on()
         held, size = self._held, self._bytes
         self._held, self._bytes, self._directories = [], 0, 0
-        # Where it takes no time, two threads that take turns would take more of it. But one group after the other:
-        # a directory gets its time when all that is in it is there.
-        here = self._storage.quick and size < PARALLEL_BYTES and self._idle
-        self._jobs.append((self._worker.do_here if here else self._worker.do)(lambda: self._commit(held)))
+        # Where it takes no time, a thread that takes turns with this one would take more of it.
+        here = self._storage.quick and size < PARALLEL_BYTES
+        self._commits.append(_Commit(held, self._steps(held), self._worker.do_here if here else self._worker.do))
+        self._go_on()
 
     def commit_if_idle(self) -> None:
         """Have what is held made durable, unless others are just being made so: then more may come meanwhile."""
-        if self._idle:
+        self._go_on()
+        if not self._commits:
             self.commit()
-
-    @property
-    def _idle(self) -> bool:
-        return not self._jobs or self._jobs[-1].done  # they are done in order
 
     @property
     def busy(self) -> bool:
         """Whether there is anything that `collect` has not returned yet."""
-        return bool(self._jobs or self._held)
+        return bool(self._commits or self._held or self._over)
 
     @property
     def collectable(self) -> bool:
-        """Whether `collect` would return anything at once."""
-        return bool(self._jobs) and self._jobs[0].done
+        """Whether `collect` would return, or do, anything at once."""
+        return bool(self._over or (self._commits and self._commits[0].ready))
 
     def collect(self, wait: float = 0.0) -> list[tuple[Complete, Outcome]]:
-        """Return what has become of files since the last time, in order, waiting so long for a group at most."""
-        found: list[tuple[Complete, Outcome]] = []
-        while self._jobs and (self._jobs[0].done or (wait and not found and self._jobs[0].wait(wait))):
-            found += self._jobs.pop(0).result()
+        """Return what has become of files since the last time, in order, waiting so long for the disk at most."""
+        if wait and self._commits and not self._over:
+            self._commits[0].wait(wait)
+        self._go_on()
+        found, self._over = self._over, []
         return found
 
-    def _commit(self, group: list[Complete]) -> list[tuple[Complete, Outcome]]:
-        """Commit the staged ones, then make the directories: they come after what is in them."""
+    def close(self) -> None:
+        """Leave what is not committed yet."""
+        for commit in self._commits:
+            commit.close()
+        self._commits.clear()
+
+    def _go_on(self) -> None:
+        """Let the first group, and those after it that can, take their steps; one after the other, as they came."""
+        while self._commits:
+            found = self._commits[0].go_on()
+            if found is None:
+                return
+            del self._commits[0]
+            self._over += found
+
+    def _steps(self, group: list[Complete]) -> Steps:
+        """Commit the staged ones, then make the directories: their times are set when all that is in them is there."""
         stagings = [complete.staging for complete in group if complete.staging]
-        results = iter(self._storage.commit(stagings) if stagings else ())
+        if len(stagings) == len(group):
+            return (yield from self._storage.commit_in_steps(stagings))
+        if not stagings:
+            yield lambda: None  # what is made below is visible at once
+        results = iter((yield from self._storage.commit_in_steps(stagings)) if stagings else ())
         committed = [next(results) if complete.staging else None for complete in group]
         directories = [complete.description for complete in group if not complete.staging]
-        made = iter(self._storage.make_directories(directories) if directories else ())
-        return [(complete, done or next(made)) for complete, done in zip(group, committed, strict=True)]
+        made = iter((yield from self._storage.make_directories_in_steps(directories)))
+        return [done or next(made) for done in committed]

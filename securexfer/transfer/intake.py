@@ -332,8 +332,13 @@ class Intake:
         """Send what was said; return whether anything was. Many short answers go together."""
         if not self._out:
             return False
-        self._frames.connection.post(bytes(self._out))
+        said = bytes(self._out)
         self._out.clear()
+        try:
+            self._frames.connection.post(said)
+        except TruncatedError:
+            if not self._over:  # else nobody is left to hear it, but the log still has to be told the rest
+                raise
         return True
 
     def answer_all(self, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -356,7 +361,8 @@ class Intake:
             )
 
     def close(self) -> None:
-        """Let the storage go, when all is answered for."""
+        """Let the storage go, when all is answered for, or cannot be."""
+        self.groups.close()
         self._storage.close()
         if self.openings:
             self.openings.close()
