@@ -1,7 +1,8 @@
 """Send one large file while scripts of another send are run on another core; say how much slower that makes it.
 
-Both ends of the transfer have one core for themselves, with the scripts and without. A third run has a plain loop on
-the other core instead: what two cores of a machine cost each other anyway. README.md says how to read it.
+Both ends of the transfer have one core for themselves, with the scripts and without. A third run has the same scripts
+on the other core, started two at a time by xargs without a server or a sandbox: what two cores of a machine cost each
+other anyway. README.md says how to read it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import contextlib
 import json
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +21,14 @@ from peers import securexfer_server
 from sources import make_file, workplace
 
 if TYPE_CHECKING:
+    import subprocess
+
     from peers import Peer
 
 USERS = ("transfer", "scripts")
 START_SECONDS = 1.0  # until the first scripts run
 SCRIPT = "import time\nuntil = time.process_time() + {seconds}\nwhile time.process_time() < until:\n    pass\n"
-LOOP = "while True:\n    pass"
+PYTHON = "/usr/bin/python3"  # which the server's sandbox takes, too
 
 
 def main() -> None:
@@ -63,27 +65,37 @@ def main() -> None:
                 with running(server.sending(scripts, USERS[1])) as opening:
                     time.sleep(START_SECONDS)
                     beside = _moved(large, peer)
-                    if opening.poll() is not None:
-                        raise BenchError(
-                            "the scripts ended before the file was sent: use more of them, or a smaller file"
-                        )
+                    _check_runs(opening)
                     finish(opening).checked(server.sending([], USERS[1]))
                 grown = peak_memory(pid) - memory
-                with running(Command(("taskset", "-c", str(theirs), sys.executable, "-c", LOOP))):
-                    loop = _moved(large, peer)
+                with running(_bare(scripts, theirs)) as plain:
+                    time.sleep(START_SECONDS)
+                    bare = _moved(large, peer)
+                    _check_runs(plain)
                 if number:  # the first turn does not count
-                    turns.append({"alone": alone, "beside": beside, "loop": loop, "grown": grown})
+                    turns.append({"alone": alone, "beside": beside, "bare": bare, "grown": grown})
             _check(server.server.log, chosen.scripts * (chosen.turns + 1) + 2)
     if chosen.json:
         print(json.dumps({"machine": machine(), "turns": turns}, indent=2))
         return
     for turn in turns:
-        print(f"  alone {turn['alone']:.2f} s  a loop {turn['loop']:.2f} s  scripts {turn['beside']:.2f} s")
-    for what, other in (("alone", "alone"), ("beside a loop", "loop")):
+        print(f"  alone {turn['alone']:.2f} s  bare scripts {turn['bare']:.2f} s  opened {turn['beside']:.2f} s")
+    for what, other in (("alone", "alone"), ("beside bare ones", "bare")):
         ratios = [turn[other] / turn["beside"] for turn in turns]
         print(f"speed beside {chosen.scripts} scripts, of that {what}: {statistics.median(ratios):.2f}", end=" ")
         print(f"({min(ratios):.2f} to {max(ratios):.2f})")
     print(f"the server's peak grew by {mib(int(max(turn['grown'] for turn in turns)))} MiB at most")
+
+
+def _bare(scripts: list[Path], core: int) -> Command:
+    """Return what runs scripts on a core, two at a time and with the priority that they have in a sandbox."""
+    each = f"printf '%s\\0' \"$@\" | xargs -0 -n 1 -P 2 nice -n 10 {PYTHON} -I -S"
+    return Command(("taskset", "-c", str(core), "sh", "-c", each, "sh", *map(str, scripts)))
+
+
+def _check_runs(scripts: subprocess.Popen[bytes]) -> None:
+    if scripts.poll() is not None:
+        raise BenchError("the scripts ended before the file was sent: use more of them, or a smaller file")
 
 
 def _threads(pid: int) -> set[int]:

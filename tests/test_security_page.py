@@ -12,6 +12,8 @@ from securexfer.accounts.guessing import FREE_FAILURES, KNOWN_FACTOR, LONGEST_WA
 from securexfer.accounts.logins import WAITING
 from securexfer.cli.floodgate import ALL_LINES, ALL_RATE, SOURCE_LINES
 from securexfer.server import Limits
+from securexfer.storage import syncing
+from securexfer.storage.syncing import MANY, PATIENCE_SECONDS, REST_SECONDS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "SECURITY.md").read_text()
@@ -42,6 +44,13 @@ def test_O09_the_page_opens_with_the_promises_and_says_the_rest() -> None:
     assert found == sorted(found)
     assert len(NAMED) >= 90
     assert "three working days" in PAGE
+
+
+def test_O09_what_synced_is_has_the_numbers_of_the_code() -> None:
+    assert (MANY, syncing._LINUX) == (8, (5, 8))  # "eight", "Linux 5.8"
+    assert "In a group of eight and more, on ext4 or XFS (Linux 5.8 and" in PAGE
+    assert f"if it takes more than {PATIENCE_SECONDS} s" in PAGE
+    assert REST_SECONDS == 60  # "a minute"
 
 
 def test_O09_the_numbers_on_the_page_are_those_of_the_code() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import pwd
@@ -30,7 +31,7 @@ from securexfer.errors import (
     UnsafeNameError,
 )
 from securexfer.names import STAGING_NAME, Name, NamePolicy
-from securexfer.storage import folding, space, staged
+from securexfer.storage import folding, local, space, staged
 from securexfer.storage import root as roots
 from securexfer.storage.base import Committed, Description, OnConflict, Outcome
 from securexfer.storage.ledger import LEDGER_NAME
@@ -857,6 +858,23 @@ def test_D15_what_is_remembered_of_names_is_bounded(
 @pytest.fixture
 def recount_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(space, "RECOUNT_SECONDS", 0.0)
+
+
+def test_F22_a_send_for_which_there_is_no_descriptor_left_is_refused_and_leaves_none(
+    make: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = make()
+    inbox.for_user("ana").close()
+    before = descriptors()
+    inbox.quick = False
+
+    def none_left(_: int) -> None:
+        raise OSError(errno.EMFILE, "no more")
+
+    monkeypatch.setattr(local, "Whole", none_left)
+    with pytest.raises(StorageFailedError, match="EMFILE"):
+        inbox.for_user("ana")
+    assert descriptors() == before
 
 
 def test_F07_the_quota_can_be_filled_to_the_byte(make: Callable[..., Inbox]) -> None:

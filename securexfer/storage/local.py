@@ -32,6 +32,7 @@ from securexfer.storage.index import Index
 from securexfer.storage.ledger import Ledger
 from securexfer.storage.partials import Partials
 from securexfer.storage.space import FreeSpace, Usage
+from securexfer.storage.syncing import Syncer, Whole
 from securexfer.storage.user import UserStorage
 
 if TYPE_CHECKING:
@@ -122,13 +123,14 @@ class Inbox:
             try:
                 if made:
                     directories.sync(self._root, self.rules)
+                syncer = Syncer(None if self.quick else Whole(home))
             except OSError:
                 os.close(home)
                 raise
         usage = None
         if self.rules.quota is not None:
             usage = self._usages.setdefault(user, Usage(user, self.rules.quota, lambda: self._count(user)))
-        return UserStorage(self, user, home, usage, policy or self.rules.on_conflict, send_id, bundle)
+        return UserStorage(self, user, home, syncer, usage, policy or self.rules.on_conflict, send_id, bundle)
 
     def new_bundle(self, user: str, directory: str = "") -> Bundle:
         """Return an empty bundle for one send of a user, whose names there are below `directory`, "" for none.

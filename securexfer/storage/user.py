@@ -18,7 +18,6 @@ from securexfer.storage.publishing import Publisher
 from securexfer.storage.resumable import ResumableStaging
 from securexfer.storage.space import Claim
 from securexfer.storage.staged import LocalStaging
-from securexfer.storage.syncing import Syncer, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from securexfer.storage.bundle import Bundle
     from securexfer.storage.local import Inbox
     from securexfer.storage.space import Usage
+    from securexfer.storage.syncing import Syncer
 
 
 class UserStorage:
@@ -40,12 +40,13 @@ class UserStorage:
         inbox: Inbox,
         user: str,
         home: int,
+        syncer: Syncer,
         usage: Usage | None,
         policy: OnConflict,
         send_id: bytes,
         bundle: Bundle | None,
     ) -> None:
-        """Take a handle on the user's directory, which is this object's from now on; the bundle stays the caller's."""
+        """Take a handle on the user's directory and a syncer, both this object's now; the bundle stays the caller's."""
         self.inbox = inbox
         self.user = user
         self.home = home
@@ -56,8 +57,8 @@ class UserStorage:
         self._finder = directories.Finder(home)
         self._known = ReadAhead(inbox.index, user)
         self.quick = inbox.quick
-        self._syncer = Syncer(None if inbox.quick else Whole(home))
-        self._publisher = Publisher(inbox, user, home, policy, self._syncer, bundle)
+        self._syncer = syncer
+        self._publisher = Publisher(inbox, user, home, policy, syncer, bundle)
 
     def offer(self, file: Description, *, fresh: bool) -> LocalOffered:
         """Set room aside for a file; see Storage.offer."""
