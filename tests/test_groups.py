@@ -140,20 +140,47 @@ def test_when_it_is_over_nothing_is_under_way_any_more(worker: Worker) -> None:
     assert storage.done == []
 
 
-def test_what_a_step_raises_is_raised_to_whoever_collects(worker: Worker) -> None:
+@pytest.mark.parametrize("where", ["in the worker", "here"])
+def test_what_a_step_raises_is_raised_to_whoever_collects_and_others_go_on(worker: Worker, where: str) -> None:
     class Failing(Slow):
         def commit_in_steps(self, group: Sequence[Any]) -> Steps:
             def fail() -> None:
-                raise MemoryError(*group)
+                if where == "in the worker" and "bad" in group:
+                    raise MemoryError
 
-            yield fail
-            raise AssertionError("it went on")
+            try:
+                yield fail
+                if "bad" in group:
+                    raise MemoryError
+            finally:
+                self.left += group
+            return [Committed(Outcome.STORED, Name.parse(name)) for name in group]
 
-    groups = Groups(Failing(quick=False), worker)  # type: ignore[arg-type]  # all of it that is used
-    groups.add(complete(1, "x"))
-    groups.commit()
+    storage = Failing(quick=False)
+    groups = Groups(storage, worker)  # type: ignore[arg-type]  # all of it that is used
+    for number, name in enumerate(("bad", "good"), start=1):
+        groups.add(complete(number, name))
+        groups.commit()
     with pytest.raises(MemoryError):
         collected(groups)
+    assert storage.left == ["bad"]
+    assert collected(groups) == [2]
+    assert storage.left == ["bad", "good"]
+
+
+def test_what_is_held_at_the_end_is_discarded(worker: Worker) -> None:
+    class Staged:
+        discarded = False
+
+        def discard(self) -> None:
+            self.discarded = True
+
+    staged = Staged()
+    groups = Groups(Slow(quick=False), worker)  # type: ignore[arg-type]  # all of it that is used
+    groups.add(complete(1, "x")._replace(staging=staged))  # type: ignore[arg-type]  # likewise
+    groups.close()
+    assert staged.discarded
+    assert not groups.busy
 
 
 def test_a_group_is_as_old_as_its_first_file_has_been_in_it(worker: Worker) -> None:

@@ -153,14 +153,23 @@ class Groups:
 
     def close(self) -> None:
         """Leave what is not committed yet."""
-        for commit in self._commits:
-            commit.close()
-        self._commits.clear()
+        while self._commits:
+            self._commits.pop(0).close()
+        for complete in self._held:
+            if complete.staging:
+                complete.staging.discard()
+        self._held.clear()
 
     def _go_on(self) -> None:
         """Let the first group, and those after it that can, take their steps; one after the other, as they came."""
         while self._commits:
-            found = self._commits[0].go_on()
+            first = self._commits[0]
+            try:
+                found = first.go_on()
+            except BaseException:
+                del self._commits[0]
+                first.close()
+                raise
             if found is None:
                 return
             del self._commits[0]
