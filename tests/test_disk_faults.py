@@ -24,7 +24,7 @@ import stranger_client as stranger
 from hostile.speaking import FINISH, eager, ready
 from lab import wait_until
 
-from securexfer.storage.syncing import Whole
+from securexfer.storage.syncing import Rest, Whole
 from securexfer.wire import messages
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def calls(trace: Path) -> list[Call]:
 def is_synced_whole(directory: Path) -> bool:
     """Whether the server syncs the file system of a directory with one call."""
     handle = os.open(directory, os.O_RDONLY)
-    whole = Whole(handle)
+    whole = Whole(handle, Rest())
     usable = whole.usable
     whole.close()
     os.close(handle)

@@ -12,7 +12,7 @@ from securexfer.names import Name
 from securexfer.net.payload import PARALLEL_BYTES
 from securexfer.storage.base import Committed, Description, Outcome
 from securexfer.transfer.groups import GROUP_FILES, GROUP_SECONDS, Complete, Groups
-from securexfer.workers import Bell, Worker
+from securexfer.workers import Bell, Job, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -195,3 +195,22 @@ def test_a_group_is_as_old_as_its_first_file_has_been_in_it(worker: Worker) -> N
     groups.add(complete(4, "x"))
     assert collected(groups) == [1, 2, 3, 4]
     assert storage.begun == ["x"] * 4
+
+
+def test_who_waits_for_room_for_a_group_can_go_on_living(worker: Worker) -> None:
+    """And collect meanwhile what is done."""
+    storage = Slow(quick=False)
+    waited, found = [], []
+
+    def wait_for(step: Job[None]) -> None:
+        waited.append(step)
+        storage.may_end.set()
+        assert step.wait(20)
+        found.extend(groups.collect())
+
+    groups = Groups(storage, worker, wait_for)  # type: ignore[arg-type]  # all of it that is used
+    for number, name in enumerate(("large", "a", "b"), start=1):
+        groups.add(complete(number, name))
+        groups.commit()
+    assert waited
+    assert [each.number for each, _ in found] + collected(groups) == [1, 2, 3]

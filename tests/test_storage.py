@@ -31,7 +31,7 @@ from securexfer.errors import (
     UnsafeNameError,
 )
 from securexfer.names import STAGING_NAME, Name, NamePolicy
-from securexfer.storage import folding, local, space, staged
+from securexfer.storage import folding, local, publishing, space, staged, syncing
 from securexfer.storage import root as roots
 from securexfer.storage.base import Committed, Description, OnConflict, Outcome
 from securexfer.storage.ledger import LEDGER_NAME
@@ -41,6 +41,7 @@ from securexfer.storage.root import LOCK_NAME
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from securexfer.storage.base import Steps
     from securexfer.storage.user import UserStorage
 
 POLICIES = list(OnConflict)
@@ -868,7 +869,7 @@ def test_F22_a_send_for_which_there_is_no_descriptor_left_is_refused_and_leaves_
     before = descriptors()
     inbox.quick = False
 
-    def none_left(_: int) -> None:
+    def none_left(*_: object) -> None:
         raise OSError(errno.EMFILE, "no more")
 
     monkeypatch.setattr(local, "Whole", none_left)
@@ -1000,3 +1001,89 @@ def test_what_the_disk_cannot_hold_as_a_name_is_refused_as_a_name(make: Callable
     with pytest.raises(UnsafeNameError):
         storage.stage(Description(Name(("n" * 256,)), 1))
     assert stored(root) == {}
+
+
+# -- in steps ----------------------------------------------------------------------------------------------------
+
+
+def taken(storage: UserStorage, name: str, content: bytes) -> staged.LocalStaging:
+    file = Description(Name.parse(name), len(content))
+    return storage.take(file, memoryview(content), hashlib.sha256(content).digest())
+
+
+def test_what_stands_under_a_name_is_read_in_a_step_that_waits_and_the_order_stays(
+    make: Callable[..., Inbox], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = make().for_user("ana")
+    (root / "ana").mkdir(exist_ok=True)
+    (root / "ana" / "b").write_bytes(b"known to nobody")
+    reading: list[Any] = []
+    under_way: list[Any] = []
+    real = publishing.digest_of
+
+    def digest_of(*args: Any) -> bytes | None:
+        assert under_way, "read by who asked for a step"
+        reading.append(args)
+        return real(*args)
+
+    def driven(steps: Steps) -> list[Committed | SecurexferError]:
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                found: list[Committed | SecurexferError] = end.value
+                return found
+            under_way.append(step)
+            step()
+            under_way.clear()
+
+    monkeypatch.setattr(publishing, "digest_of", digest_of)
+    names = {"a": b"1", "b": b"known to nobody", "c": b"2", "d": b"3"}
+    group = [*(taken(storage, *each) for each in names.items()), taken(storage, "d", b"4")]
+    results = driven(storage.commit_in_steps(group))
+    assert [each.outcome if isinstance(each, Committed) else each.reason for each in results] == [
+        *(Outcome.STORED, Outcome.UNCHANGED, Outcome.STORED, Outcome.STORED),
+        "EXISTS",
+    ]
+    assert reading
+    assert stored(root) == names
+
+
+def test_D07_a_file_for_which_the_disk_has_no_blocks_is_not_stored(
+    make: Callable[..., Inbox], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ext4 says so to nobody but who syncs that file by itself. Here the space is never given to it: it is a hole."""
+    storage = make().for_user("ana")
+    monkeypatch.setattr(
+        storage._syncer, "sync_all", lambda syncs, **_: syncing.Synced([None] * len(syncs), together=True)
+    )
+    group = [taken(storage, f"{number}", bytes(10_000)) for number in range(10)]
+    os.ftruncate(group[3]._descriptor, 0)
+    os.ftruncate(group[3]._descriptor, 10_000)
+    results = storage.commit(group)
+    assert [number for number, result in enumerate(results) if isinstance(result, StorageFailedError)] == [3]
+    assert set(stored(root)) == {f"{number}" for number in range(10) if number != 3}
+
+
+def test_directories_of_another_file_system_are_synced_each(
+    make: Callable[..., Inbox], root: Path, tmpfs: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = make().for_user("ana")
+    together = []
+    real = storage._syncer.sync_all
+
+    def noted(syncs: Any, *, together: bool = True) -> syncing.Synced:
+        asked.append(together)
+        return real(syncs, together=together)
+
+    asked: list[bool] = together
+    monkeypatch.setattr(storage._syncer, "sync_all", noted)
+    place = root / "ana" / "mounted"
+    place.mkdir()
+    subprocess.run(["mount", "--bind", str(tmpfs("size=1m")), str(place)], check=True)
+    try:
+        storage.make_directories([Description(Name.parse(f"here/{number}"), 0) for number in range(10)])
+        storage.make_directories([Description(Name.parse(f"mounted/{number}"), 0) for number in range(10)])
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    assert asked == [True, False]

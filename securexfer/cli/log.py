@@ -30,7 +30,7 @@ LONG_LINE = 4096  # characters: more than any line but those with what a script 
 LONG_LINES = 100  # that wait, at most: with the defaults, about 12 MiB
 FEW_LINES = 4  # at once are no reason to wait for more
 GATHER_SECONDS = 0.005  # for those that come next, where many came
-BATCH_LINES = 1000  # written at once, and as many beside those that wait
+BATCH_LINES = 1000  # written at once: they wait no more, and are not in the list of those that do
 CLOSE_SECONDS = 2.0  # how long the end waits for a log that does not take its lines
 
 
@@ -127,7 +127,8 @@ class Log:
                     while self._rest:
                         self._rest = self._rest[self._write(self._rest) :]
         except OSError:
-            self._dropped += lines.count(b"\n")
+            lost = lines.count(b"\n")  # first: a call is where another thread may have its turn
+            self._dropped += lost
             raise
 
     def _write(self, data: bytes) -> int:

@@ -8,6 +8,7 @@ The interface knows names, bytes and commits; it knows no descriptors and no ren
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
@@ -61,12 +62,13 @@ Steps = Generator[Callable[[], None], None, list["Committed | SecurexferError"]]
 
 def in_one(steps: Steps) -> list[Committed | SecurexferError]:
     """Take all the steps, one after the other; return what became of each."""
-    try:
-        while True:
-            next(steps)()
-    except StopIteration as end:
-        found: list[Committed | SecurexferError] = end.value
-        return found
+    with contextlib.closing(steps):
+        try:
+            while True:
+                next(steps)()
+        except StopIteration as end:
+            found: list[Committed | SecurexferError] = end.value
+            return found
 
 
 class Staging(Protocol):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from securexfer.names import Name
     from securexfer.storage.local import Inbox, Rules
-    from securexfer.storage.syncing import Syncer
+    from securexfer.storage.syncing import Synced, Syncer
 
 OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -157,10 +157,12 @@ class Handles:
         """Make the entries of all directories that changed durable, in steps; return the first error's name."""
         if not self._rules.durable:
             return None
-        failures: list[Exception | None] = []
+        synced: list[Synced] = []
         syncs = [functools.partial(os.fsync, directory) for directory in self._touched]
-        yield lambda: failures.extend(syncer.sync_all(syncs))
-        return next((errno_name(error) for error in failures if isinstance(error, OSError)), None)
+        # Somebody may have mounted another file system somewhere in it.
+        together = len({os.fstat(directory).st_dev for directory in (*self._touched, self._open[()])}) == 1
+        yield lambda: synced.append(syncer.sync_all(syncs, together=together))
+        return next((errno_name(error) for error in synced[0].errors if isinstance(error, OSError)), None)
 
     def touch(self, directory: int) -> None:
         """Have a directory of these synced, too: something of it was changed."""

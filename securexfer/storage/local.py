@@ -32,7 +32,7 @@ from securexfer.storage.index import Index
 from securexfer.storage.ledger import Ledger
 from securexfer.storage.partials import Partials
 from securexfer.storage.space import FreeSpace, Usage
-from securexfer.storage.syncing import Syncer, Whole
+from securexfer.storage.syncing import Rest, Syncer, Whole
 from securexfer.storage.user import UserStorage
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class Inbox:
         self.rules = rules
         self._folded = FoldedNames() if rules.names is NamePolicy.PORTABLE else None
         self._usages: dict[str, Usage] = {}
+        self._rest = Rest()
         self._numbers = itertools.count(1)
         root.refuse_precious(path)
         root.refuse_link(path)
@@ -123,7 +124,7 @@ class Inbox:
             try:
                 if made:
                     directories.sync(self._root, self.rules)
-                syncer = Syncer(None if self.quick else Whole(home))
+                syncer = Syncer(None if self.quick else Whole(home, self._rest))
             except OSError:
                 os.close(home)
                 raise

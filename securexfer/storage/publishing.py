@@ -9,7 +9,6 @@ kernel may have dropped the pages, and a second sync would report a success that
 from __future__ import annotations
 
 import contextlib
-import functools
 import hmac
 import os
 import stat
@@ -32,11 +31,11 @@ if TYPE_CHECKING:
     from securexfer.storage.bundle import Bundle
     from securexfer.storage.local import Inbox
     from securexfer.storage.staged import LocalStaging
-    from securexfer.storage.syncing import Syncer
+    from securexfer.storage.syncing import Synced, Syncer
 
 
 class Publisher:
-    """Commits the groups of one session, one at a time, into its user's directory."""
+    """Commits the groups of one send into its user's directory: while one becomes visible, the next may be synced."""
 
     def __init__(
         self, inbox: Inbox, user: str, home: int, policy: OnConflict, syncer: Syncer, bundle: Bundle | None
@@ -56,10 +55,15 @@ class Publisher:
         try:
             failures = errors_of([staging.finish for staging in group])
             if self._inbox.rules.durable:
-                synced: list[Exception | None] = []
-                yield functools.partial(self._sync, group, synced)
-                failures = [failure or late for failure, late in zip(failures, synced, strict=True)]
-            results = [self._place(staging, handles, failure) for staging, failure in zip(group, failures, strict=True)]
+                synced: list[Synced] = []
+                yield lambda: synced.append(self._sync(group))
+                late = errors_of([each.check_blocks for each in group]) if synced[0].together else synced[0].errors
+                failures = [before or after for before, after in zip(failures, late, strict=True)]
+            results = self._place_while_free(group, failures, handles)
+            if len(results) < len(group):
+                # What stands under a name may have to be read, and be synced: that is not for who receives the next.
+                rest = list(zip(group, failures, strict=True))[len(results) :]
+                yield lambda: results.extend([self._place(each, handles, failure, meet=True) for each, failure in rest])
             failure = yield from handles.sync(self._syncer)
             if failure:
                 results = [
@@ -78,9 +82,9 @@ class Publisher:
             for staging in group:
                 staging.settle()
 
-    def _sync(self, group: Sequence[LocalStaging], errors: list[Exception | None]) -> None:
+    def _sync(self, group: Sequence[LocalStaging]) -> Synced:
         together = not any(staging.only_by_itself for staging in group)
-        errors += self._syncer.sync_all([staging.sync for staging in group], together=together)
+        return self._syncer.sync_all([staging.sync for staging in group], together=together)
 
     def _bundle_up(
         self, bundle: Bundle, group: Sequence[LocalStaging], results: list[Committed | SecurexferError]
@@ -104,21 +108,39 @@ class Publisher:
         if stored:
             self._inbox.index.note(self._user, stored)
 
+    def _place_while_free(
+        self, group: Sequence[LocalStaging], failures: Sequence[Exception | None], handles: directories.Handles
+    ) -> list[Committed | SecurexferError]:
+        """Make files visible, in order, up to the first one whose name is taken."""
+        results: list[Committed | SecurexferError] = []
+        with contextlib.suppress(FileExistsError):
+            for staging, failure in zip(group, failures, strict=True):
+                results.append(self._place(staging, handles, failure, meet=False))
+        return results
+
     def _place(
-        self, staging: LocalStaging, handles: directories.Handles, failure: Exception | None
+        self, staging: LocalStaging, handles: directories.Handles, failure: Exception | None, *, meet: bool
     ) -> Committed | SecurexferError:
-        """Make one file visible, unless it could not be made durable; return what was done or why not."""
+        """Make one file visible, unless it could not be made durable; return what was done or why not.
+
+        Raises FileExistsError if its name is taken and it is not to `meet` what stands there.
+        """
         try:
             if failure:
                 raise failure
-            return self._publish(staging, handles.parent(staging.name))
+            return self._publish(staging, handles.parent(staging.name), meet=meet)
         except OSError as error:
+            if isinstance(error, FileExistsError) and not meet:
+                raise
             return translation(error, staging.name)
         except SecurexferError as error:
             return error
 
-    def _publish(self, staging: LocalStaging, directory: int) -> Committed:
-        """Make one durable file visible under its name, or the first of its names that will do; NameTakenError."""
+    def _publish(self, staging: LocalStaging, directory: int, *, meet: bool) -> Committed:
+        """Make one durable file visible under its name, or the first of its names that will do; NameTakenError.
+
+        FileExistsError if it is taken and it is not to `meet` what stands there.
+        """
         name = staging.name
         why = "other content stands under it"
         for candidate in chain((name,), numbered(name)) if self._policy is OnConflict.RENAME else (name,):
@@ -133,6 +155,8 @@ class Publisher:
                             continue
                         self._inbox.publish(staging.file, last, directory)
             except FileExistsError:
+                if not meet:
+                    raise
                 outcome = self._meet(staging, directory, candidate)
                 if outcome:
                     return Committed(outcome, candidate)

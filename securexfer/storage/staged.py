@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from typing import TYPE_CHECKING, Self
 
@@ -62,8 +63,8 @@ class LocalStaging:
         """All bytes are here and were verified; see Staging.seal."""
         self.digest = digest
 
-    def start_writeback(self, offset: int = 0, length: int = 0) -> None:
-        """Ask the system to start writing to disk, without waiting for it; a length of 0 is all of the rest."""
+    def start_writeback(self, offset: int, length: int) -> None:
+        """Ask the system to start writing to disk, without waiting for it."""
         if hasattr(os, "posix_fadvise"):
             # On Linux this starts writeback of dirty pages; clean ones are dropped, and nobody reads them soon.
             with contextlib.suppress(OSError):  # advice: the sync that follows is what counts
@@ -82,6 +83,12 @@ class LocalStaging:
     def sync(self) -> None:
         """Make it durable. Raises OSError."""
         os.fsync(self._descriptor)
+
+    def check_blocks(self) -> None:
+        """Raise OSError if the disk has no blocks for all of it, which ext4 says to nobody but who syncs the file."""
+        found = os.fstat(self._descriptor)
+        if found.st_blocks * 512 < found.st_size:  # what is written here has no holes
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def is_published_as(self, name: str, directory: int) -> bool:
         """Whether what stands under `name` is this file itself, not another that came after it."""

@@ -17,7 +17,7 @@ import ctypes
 import functools
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from securexfer.workers import Worker
 
@@ -26,26 +26,45 @@ if TYPE_CHECKING:
 
 THREADS = 8  # four did nearly as well, sixteen no better
 MANY = 8  # for fewer, syncing all that others have written gains nothing
-PATIENCE_SECONDS = 0.25  # a group takes a hundredth of that where nobody else writes
+PATIENCE_SECONDS = 0.5  # a group takes a hundredth of that where nobody else writes, if its files are small
 REST_SECONDS = 60.0  # without it, once it took longer
 _LINUX = (5, 8)
 _KINDS = {0xEF53, 0x58465342}  # ext2 to ext4, XFS: statfs(2)
 
 
-class Whole:
-    """A file system that is synced as a whole, for one session, which opens this before it writes."""
+class Synced(NamedTuple):
+    """What each of many syncs raised, and whether there was no more than one for nearly all of them."""
 
-    def __init__(self, directory: int) -> None:
+    errors: list[Exception | None]
+    together: bool
+
+
+class Rest:
+    """The time in which an inbox does without syncs of its whole file system, as somebody else writes so much."""
+
+    def __init__(self) -> None:
+        self.until = 0.0
+
+
+class Whole:
+    """A file system that is synced as a whole, for one send, which opens this before it writes."""
+
+    def __init__(self, directory: int, rest: Rest) -> None:
         """Take a directory on it, and open it anew: an error is told to each handle once. Raises OSError."""
+        self._rest = rest
         self._handle: int | None = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-        self._not_before = 0.0
-        if _release() < _LINUX or _kind_of(self._handle) not in _KINDS:
+        try:
+            known = _release() >= _LINUX and _kind_of(self._handle) in _KINDS
+        except BaseException:
+            self.close()
+            raise
+        if not known:
             self.close()
 
     @property
     def usable(self) -> bool:
         """Whether `sync` is worth trying."""
-        return self._handle is not None and time.monotonic() >= self._not_before
+        return self._handle is not None and time.monotonic() >= self._rest.until
 
     def sync(self) -> bool:
         """Make all of it durable; return whether it is, as far as is known."""
@@ -54,7 +73,7 @@ class Whole:
             self.close()  # what is wrong was told now, and will not be again: from now on each is asked by itself
             return False
         if time.monotonic() - began > PATIENCE_SECONDS:
-            self._not_before = time.monotonic() + REST_SECONDS
+            self._rest.until = time.monotonic() + REST_SECONDS
         return True
 
     def close(self) -> None:
@@ -65,22 +84,29 @@ class Whole:
 
 
 class Syncer:
-    """Syncs for one session, with threads of its own where the disk takes its time."""
+    """Syncs for one send, with threads of its own where the disk takes its time."""
 
     def __init__(self, whole: Whole | None) -> None:
         """Take the file system, which is this object's now; without, syncs take no time, and need no threads."""
         self._whole = whole
         self._workers: list[Worker] = []
 
-    def sync_all(self, syncs: Sequence[Callable[[], None]], *, together: bool = True) -> list[Exception | None]:
-        """Do each of them, and return what it raised; only if they may go `together`, all by one sync of the whole."""
+    def sync_all(self, syncs: Sequence[Callable[[], None]], *, together: bool = True) -> Synced:
+        """Do each of them, once; or, only if they may go `together`, one of them and a sync of the whole."""
         if self._whole is None or len(syncs) < 2:
-            return errors_of(syncs)
+            return Synced(errors_of(syncs), together=False)
         if together and self._whole.usable:
             if len(syncs) < MANY:
-                return errors_of(syncs)  # the first one takes most of the others along
-            if self._whole.sync() and errors_of(syncs[-1:]) == [None]:
-                return [None] * len(syncs)
+                return Synced(errors_of(syncs), together=False)  # the first one takes most of the others along
+            if self._whole.sync():
+                last = errors_of(syncs[-1:])
+                if last == [None]:
+                    return Synced([None] * len(syncs), together=True)
+                return Synced([*self._each(syncs[:-1]), *last], together=False)
+        return Synced(self._each(syncs), together=False)
+
+    def _each(self, syncs: Sequence[Callable[[], None]]) -> list[Exception | None]:
+        """Do each of them, some at a time."""
         shares = [syncs[first::THREADS] for first in range(min(THREADS, len(syncs)))]
         self._workers += [Worker() for _ in range(len(shares) - 1 - len(self._workers))]
         jobs = [

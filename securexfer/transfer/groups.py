@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from securexfer.errors import SecurexferError
 from securexfer.net.payload import PARALLEL_BYTES
 from securexfer.storage.base import Committed
+from securexfer.workers import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from securexfer.storage.base import Description, Staging, Steps, Storage
-    from securexfer.workers import Job, Worker
+    from securexfer.workers import Worker
 
 Outcome = Committed | SecurexferError
 
@@ -57,10 +58,10 @@ class _Commit:
         """Whether it can go on."""
         return self._step is None or self._step.done
 
-    def wait(self, seconds: float | None = None) -> None:
-        """Wait until it can go on, so long at most."""
+    def wait(self, wait: Callable[[Job[None]], object]) -> None:
+        """Have the step that is under way waited for."""
         if self._step:
-            self._step.wait(seconds)
+            wait(self._step)
 
     def go_on(self) -> list[tuple[Complete, Outcome]] | None:
         """Take the steps that need not wait; return what became of each, at the end."""
@@ -78,16 +79,18 @@ class _Commit:
 
     def close(self) -> None:
         """Leave it where it is: what is not visible yet never will be."""
-        self.wait()
+        self.wait(Job.wait)
         self._steps.close()
 
 
 class Groups:
     """The files of one send that are complete, in the order in which they became so."""
 
-    def __init__(self, storage: Storage, worker: Worker) -> None:
+    def __init__(self, storage: Storage, worker: Worker, wait_for: Callable[[Job[None]], object] = Job.wait) -> None:
+        """Have the worker wait for the disk; where that has to be waited for, `wait_for` does, and may `collect`."""
         self._storage = storage
         self._worker = worker
+        self._wait_for = wait_for
         self._held: list[Complete] = []
         self._bytes = 0
         self._directories = 0
@@ -118,7 +121,7 @@ class Groups:
         if not self._held:
             return
         while len(self._commits) >= _GROUPS:
-            self._commits[0].wait()
+            self._commits[0].wait(self._wait_for)
             self._go_on()
         held, size = self._held, self._bytes
         self._held, self._bytes, self._directories = [], 0, 0
@@ -146,7 +149,7 @@ class Groups:
     def collect(self, wait: float = 0.0) -> list[tuple[Complete, Outcome]]:
         """Return what has become of files since the last time, in order, waiting so long for the disk at most."""
         if wait and self._commits and not self._over:
-            self._commits[0].wait(wait)
+            self._commits[0].wait(lambda step: step.wait(wait))
         self._go_on()
         found, self._over = self._over, []
         return found

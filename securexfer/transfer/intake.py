@@ -6,11 +6,12 @@ made durable by another, and what is here already is hashed by a third.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from securexfer.errors import (
     AbortedError,
@@ -62,7 +63,7 @@ class Intake:
         directory: str,
         committer: Worker,
         hasher: Worker,
-        wait_for: Callable[[Job[Prefix]], None],
+        wait_for: Callable[[Job[Any]], None],
         openings: Openings | None,
     ) -> None:
         """Take files into `directory`, "" for the user's own; `wait_for` returns when a job is done."""
@@ -80,7 +81,7 @@ class Intake:
         self._parent = Parent()
         self._over = False
         self._out = bytearray()  # answers that are to go out together
-        self.groups = Groups(storage, committer)
+        self.groups = Groups(storage, committer, wait_for)
         self.moving: Arrival | None = None  # whose content is on its way, unless it was refused
         self.files = self.bytes = 0
         self.largest_prefix = 0  # bytes that the sender may have to hash before it can go on
@@ -154,9 +155,9 @@ class Intake:
             number, (flags, size, mtime_ns, name), content, digest = found
             name = directory + name
             try:
+                file = Description(self._parse(name), size, mtime_ns, flags & EXECUTABLE != 0)
                 if size > largest:
                     raise _too_large(size, largest)
-                file = Description(self._parse(name), size, mtime_ns, flags & EXECUTABLE != 0)
                 if not hmac.compare_digest(digest, hashlib.sha256(content).digest()):
                     raise _differs()
                 staging = self._taken(file, content, digest)
@@ -277,17 +278,24 @@ class Intake:
         try:
             return self._storage.take(file, content, digest)
         except StorageFailedError:
-            return self._staged(lambda: self._storage.take(file, content, digest))
+            self._make_room()
+            return self._storage.take(file, content, digest)
 
     def _staged(self, stage: Callable[[], Staging]) -> Staging:
-        """Stage a file, a second time if descriptors may be what is lacking: the files of the groups hold some."""
         try:
             return stage()
         except StorageFailedError:
-            if not self.groups.busy:
-                raise
-            self.answer_all()
+            self._make_room()
             return stage()
+
+    def _make_room(self) -> None:
+        """Do what lets a file be staged that could not be, if descriptors are what is lacking: those of groups go.
+
+        Raises again what kept it from that, if there are none.
+        """
+        if not self.groups.busy:
+            raise  # noqa: PLE0704 - it is being handled
+        self.answer_all()
 
     def _proved(self, arrival: Arrival, offered: Offered, start: messages.Start) -> Prefix:
         """Return the digest of what is here, which the sender has proved to have as well; raise why it is no use."""
@@ -362,10 +370,11 @@ class Intake:
 
     def close(self) -> None:
         """Let the storage go, when all is answered for, or cannot be."""
-        self.groups.close()
-        self._storage.close()
-        if self.openings:
-            self.openings.close()
+        with contextlib.ExitStack() as stack:
+            if self.openings:
+                stack.callback(self.openings.close)
+            stack.callback(self._storage.close)
+            self.groups.close()
 
     def _told(self, complete: Complete, outcome: Outcome) -> bytes:
         number, file, _, sha256, started = complete

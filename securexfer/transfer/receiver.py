@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from securexfer.net.frames import Frames
-    from securexfer.storage.base import Prefix, Storage
+    from securexfer.storage.base import Storage
     from securexfer.transfer.openings import Openings
     from securexfer.transfer.session import Session
     from securexfer.workers import Job
@@ -59,6 +59,7 @@ class Receiver:
         self._hasher = Worker(self._bell)
         self._intake: Intake | None = None
         self._opening = False  # whether files of it are being opened
+        self._ending = False  # whether the session is over, but for what has arrived
         self._returns = False  # whether the sender wants what comes of that
         self._rate: MinimumRate | None = None  # of the content that is on its way, once it had to be waited for
         self._taken = 0  # bytes of that content
@@ -165,9 +166,12 @@ class Receiver:
         if self._connection.unsent > MAX_UNSENT:
             self._connection.drain(time.monotonic() + self._session.idle_seconds)
 
-    def _wait_for(self, job: Job[Prefix]) -> None:
+    def _wait_for(self, job: Job[Any]) -> None:
+        """Wait for something, and answer meanwhile for what is done."""
         while not job.wait(_LOOK_SECONDS):
-            self._live()
+            if self._intake and not self._ending:  # else there may be nobody
+                self._answer(self._intake)
+                self._live()
 
     def _say(self, message: messages.Message) -> None:
         if self._intake:
@@ -312,7 +316,7 @@ class Receiver:
 
     def _end(self, problem: SecurexferError) -> None:
         """Let go of what is unfinished, answer for what is complete, and say why it is over."""
-        intake = self._intake
+        intake, self._ending = self._intake, True
         with contextlib.suppress(TruncatedError, PeerTimeoutError):
             if intake:
                 try:

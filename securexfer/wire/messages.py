@@ -365,13 +365,14 @@ def encode_whole(offer: Offer, transfer: int, content: bytes, digest: bytes) -> 
     flags, size, mtime_ns, name = offer
     try:
         raw = name.encode()
-        if transfer and len(raw) <= MAX_NAME_BYTES and not flags & ~_FLAGS:
+        if transfer and len(raw) <= MAX_NAME_BYTES and not flags & ~_FLAGS and len(digest) == 32:
             head = _EAGER.pack(_OFFER_WORD + len(raw), transfer, flags, size, mtime_ns, len(raw))
             data = _HEADER.pack(DATA << 24 | len(content), transfer) if content else b""
             return b"".join((head, raw, data, content, _WHOLE_END.pack(_END, transfer, digest)))
     except (struct.error, ValueError):
         pass  # as below
-    return encode(offer, transfer)  # raises: it says what is wrong
+    encode(offer, transfer)  # says what is wrong with it
+    raise ProtocolError("content and digest are none that can be sent with an offer")
 
 
 def decode_whole(buffer: memoryview, start: int, end: int) -> tuple[int, Offer, memoryview, bytes, int] | None:

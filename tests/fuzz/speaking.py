@@ -29,7 +29,7 @@ from securexfer.workers import Job
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from securexfer.storage.base import Description
+    from securexfer.storage.base import Description, Steps
 
 LARGEST_FILE = 8 << 20  # above what is taken by a thread beside, and no more than a few frames
 HERE = b"0123"  # what a name with `here` in it has at its beginning
@@ -207,13 +207,15 @@ class Nowhere:
         kept.seal(digest)
         return kept
 
-    def commit(self, group: Sequence[Kept]) -> list[Committed | SecurexferError]:
+    def commit_in_steps(self, group: Sequence[Kept]) -> Steps:
+        yield lambda: None
         return [kept.commit() for kept in group]
 
     def room(self) -> tuple[int | None, int | None]:
         return None, 7
 
-    def make_directories(self, group: Sequence[Description]) -> list[Committed | SecurexferError]:
+    def make_directories_in_steps(self, group: Sequence[Description]) -> Steps:
+        yield lambda: None
         return [Committed(Outcome.STORED, file.name) for file in group]
 
     def close(self) -> None:
