@@ -210,7 +210,7 @@ def unnamed(server: Server) -> list[str]:
 @pytest.mark.parametrize("wanted", [True, False])
 def test_what_scripts_leave_is_kept_for_those_alone_who_want_it(desk: Desk, *, wanted: bool) -> None:
     desk.allow("ana")
-    server = desk.serve()
+    server = desk.serve(watched=True)
     first = desk.lasting("first.py", "mark-of-what-is-kept")
     leaving = desk.file("leaving.py", "for name in 'abc': open('/out/' + name, 'w').write(name)\n")
     options = ["--results", str(desk.files / "out")] if wanted else []
