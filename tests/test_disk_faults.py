@@ -356,6 +356,18 @@ def test_what_has_arrived_whole_is_stored_and_in_the_log_although_its_sender_van
 
 
 @needs_strace
+def test_who_sends_faster_than_the_disk_takes_it_hears_that_the_server_lives(lab: Lab, traced: Traced) -> None:
+    """The third group waits for room, longer than a sign of life may take, and before the first answer."""
+    server, _ = traced("-e", "trace=fsync,syncfs", "-e", "inject=fsync,syncfs:delay_enter=3s")
+    with ready(server.port, lab.ca, "ana", lab_module.PASSWORD) as speaker:
+        speaker.say(*(eager(number, f"{number}", b"%d" % number) for number in range(1, 500)))
+        heard = speaker.hear()
+        assert heard
+        assert heard[1] == messages.Alive()
+    server.process.kill()  # it would take its time
+
+
+@needs_strace
 def test_D07_where_the_whole_cannot_be_synced_each_file_of_a_group_is_asked_for(
     lab: Lab, log_in: LogIn, traced: Traced
 ) -> None:

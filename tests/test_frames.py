@@ -24,14 +24,11 @@ from securexfer.wire.messages import (
     Offer,
     Totals,
     Trailer,
-    decode_answer,
-    decode_claim,
     encode,
-    encode_answer,
-    encode_claim,
     encode_data,
 )
 from securexfer.wire.order import CLAIMED, CLIENT, COMPLETE, CONNECTION, COUNTED, ENDED, SENDING, SERVER, Conversation
+from securexfer.wire.small import decode_answer, decode_claim, encode_answer, encode_claim, encode_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,9 +190,9 @@ def test_content_that_no_buffer_holds_comes_in_pieces(size: int) -> None:
 def test_what_is_sent_whole_is_what_its_messages_are() -> None:
     offer, digest = Offer(EAGER, 3, 5, "a/b"), hashlib.sha256(b"abc").digest()
     parts = encode(offer, 7) + encode_data(7, 3) + b"abc" + encode(Trailer(digest), 7)
-    assert messages.encode_whole(offer, 7, b"abc", digest) == parts
+    assert encode_whole(offer, 7, b"abc", digest) == parts
     empty = Offer(EAGER, 0, 5, "a/b")
-    assert messages.encode_whole(empty, 7, b"", digest) == encode(empty, 7) + encode(Trailer(digest), 7)
+    assert encode_whole(empty, 7, b"", digest) == encode(empty, 7) + encode(Trailer(digest), 7)
 
 
 # -- claims and their answers -----------------------------------------------------------------------------------
@@ -295,10 +292,10 @@ def test_stored_and_unchanged_are_written_and_read_as_any_answer_is(answer: Comm
 @pytest.mark.parametrize("wrong", [{"flags": 16}, {"size": -1}, {"mtime_ns": 2**63}, {"name": "x" * 4097}])
 def test_what_is_sent_whole_is_held_to_the_limits_of_its_messages(wrong: dict[str, Any]) -> None:
     right = Offer(EAGER, 1, 5, "a")
-    assert messages.encode_whole(right, 7, b"a", bytes(32))
+    assert encode_whole(right, 7, b"a", bytes(32))
     for offer, number in ((right._replace(**wrong), 7), (right, 0), (right, 2**32)):
         with pytest.raises(ProtocolError):
-            messages.encode_whole(offer, number, b"a", bytes(32))
+            encode_whole(offer, number, b"a", bytes(32))
 
 
 def situations() -> list[Conversation]:

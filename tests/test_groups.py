@@ -47,7 +47,7 @@ class Slow:
         finally:
             self.left += group
 
-    def make_directories_in_steps(self, group: Sequence[Description]) -> Steps:
+    def make_directories(self, group: Sequence[Description]) -> Steps:
         self.done += [str(file.name) for file in group]
         yield lambda: None
         return [Committed(Outcome.STORED, file.name) for file in group]

@@ -33,7 +33,7 @@ from securexfer.errors import (
 from securexfer.names import STAGING_NAME, Name, NamePolicy
 from securexfer.storage import folding, local, publishing, space, staged, syncing
 from securexfer.storage import root as roots
-from securexfer.storage.base import Committed, Description, OnConflict, Outcome
+from securexfer.storage.base import Committed, Description, OnConflict, Outcome, in_one
 from securexfer.storage.ledger import LEDGER_NAME
 from securexfer.storage.local import Inbox, Rules
 from securexfer.storage.root import LOCK_NAME
@@ -1049,6 +1049,17 @@ def test_what_stands_under_a_name_is_read_in_a_step_that_waits_and_the_order_sta
     assert stored(root) == names
 
 
+def test_all_sends_of_an_inbox_rest_together_while_the_disk_is_busy(make: Callable[..., Inbox]) -> None:
+    inbox = make()
+    inbox.quick = False
+    ana, bruno = (inbox.for_user(user)._syncer._whole for user in ("ana", "bruno"))
+    assert ana
+    assert bruno
+    ana._rest.until = time.monotonic() + 60
+    assert not ana.usable
+    assert not bruno.usable
+
+
 def test_D07_a_file_for_which_the_disk_has_no_blocks_is_not_stored(
     make: Callable[..., Inbox], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1082,8 +1093,8 @@ def test_directories_of_another_file_system_are_synced_each(
     place.mkdir()
     subprocess.run(["mount", "--bind", str(tmpfs("size=1m")), str(place)], check=True)
     try:
-        storage.make_directories([Description(Name.parse(f"here/{number}"), 0) for number in range(10)])
-        storage.make_directories([Description(Name.parse(f"mounted/{number}"), 0) for number in range(10)])
+        in_one(storage.make_directories([Description(Name.parse(f"here/{number}"), 0) for number in range(10)]))
+        in_one(storage.make_directories([Description(Name.parse(f"mounted/{number}"), 0) for number in range(10)]))
     finally:
         subprocess.run(["umount", str(place)], check=True)
     assert asked == [True, False]

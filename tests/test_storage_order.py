@@ -26,7 +26,7 @@ from pathlib import Path
 from securexfer.errors import TruncatedError
 from securexfer.names import Name
 from securexfer.storage import resumable
-from securexfer.storage.base import Description, OnConflict
+from securexfer.storage.base import Description, OnConflict, in_one
 from securexfer.storage.local import Inbox, Rules
 
 resumable.SYNC_BYTES = 1 << 20
@@ -67,7 +67,7 @@ except TruncatedError:
 assert offered.have == 2 << 20
 commit([sealed(offered.stage(resume=True), large, large[2 << 20 :])])
 for name in ("d0", "empty/deep"):
-    assert storage.make_directories([Description(Name.parse(name), 0, 10**18)])
+    assert in_one(storage.make_directories([Description(Name.parse(name), 0, 10**18)]))
     os.write(answers, b".")
 """
 

@@ -13,7 +13,7 @@ import pytest
 from securexfer.errors import NameTakenError, SkippedError
 from securexfer.names import Name, NamePolicy
 from securexfer.storage import directories
-from securexfer.storage.base import Committed, Description, OnConflict, Outcome
+from securexfer.storage.base import Committed, Description, OnConflict, Outcome, in_one
 from securexfer.storage.local import Inbox, Rules
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def store(storage: UserStorage, name: str, content: bytes = b"new", **described:
 
 
 def directory(storage: UserStorage, name: str = "d", mtime_ns: int | None = None) -> Outcome:
-    (result,) = storage.make_directories([Description(Name.parse(name), 0, mtime_ns)])
+    (result,) = in_one(storage.make_directories([Description(Name.parse(name), 0, mtime_ns)]))
     if not isinstance(result, Committed):
         raise result
     assert str(result.stored_as) == name

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from securexfer.errors import PeerTimeoutError, ProtocolError, TruncatedError
 from securexfer.wire.messages import (
-    ANSWER_SIZE,
     DATA,
     HEADER_SIZE,
     STORED,
@@ -21,16 +20,19 @@ from securexfer.wire.messages import (
     Data,
     Offer,
     decode,
+    decode_header,
+    encode,
+)
+from securexfer.wire.order import CLIENT, SERVER, Conversation
+from securexfer.wire.small import (
+    ANSWER_SIZE,
     decode_answer,
     decode_claim,
-    decode_header,
     decode_whole,
-    encode,
     encode_answer,
     encode_claim,
     encode_whole,
 )
-from securexfer.wire.order import CLIENT, SERVER, Conversation
 
 if TYPE_CHECKING:
     from securexfer.net.connection import Connection

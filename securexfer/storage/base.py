@@ -207,12 +207,8 @@ class Storage(Protocol):
         """Return how many bytes and how many files may still come; None where nothing but the disk sets an end."""
         ...
 
-    def make_directories_in_steps(self, group: Sequence[Description]) -> Steps:
+    def make_directories(self, group: Sequence[Description]) -> Steps:
         """Make directories, durably, unless they are there, and set their mtimes; return what became of each."""
-        ...
-
-    def make_directories(self, group: Sequence[Description]) -> list[Committed | SecurexferError]:
-        """Do the same at once."""
         ...
 
     def close(self) -> None:

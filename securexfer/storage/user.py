@@ -147,12 +147,8 @@ class UserStorage:
         """Return what is left of the quota; see Storage.room."""
         return (self._usage.left() if self._usage else None), None
 
-    def make_directories(self, group: Sequence[Description]) -> list[Committed | SecurexferError]:
-        """Do what `make_directories_in_steps` does, at once."""
-        return in_one(self.make_directories_in_steps(group))
-
-    def make_directories_in_steps(self, group: Sequence[Description]) -> Steps:
-        """Make directories, unless they are there, and set their mtimes; see Storage.make_directories_in_steps."""
+    def make_directories(self, group: Sequence[Description]) -> Steps:
+        """Make directories, durably, unless they are there, and set their mtimes; see Storage.make_directories."""
         handles = directories.Handles(self.inbox, self.home)
         try:
             found = [self._make_directory(file, handles) for file in group]

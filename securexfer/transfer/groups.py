@@ -188,5 +188,5 @@ class Groups:
         results = iter((yield from self._storage.commit_in_steps(stagings)) if stagings else ())
         committed = [next(results) if complete.staging else None for complete in group]
         directories = [complete.description for complete in group if not complete.staging]
-        made = iter((yield from self._storage.make_directories_in_steps(directories)))
+        made = iter((yield from self._storage.make_directories(directories)))
         return [done or next(made) for done in committed]

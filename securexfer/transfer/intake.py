@@ -25,9 +25,8 @@ from securexfer.errors import (
     TruncatedError,
 )
 from securexfer.names import Name, NamePolicy, Parent
-from securexfer.storage.base import Committed as Stored
 from securexfer.storage.base import Description
-from securexfer.storage.base import Outcome as Done
+from securexfer.transfer.answers import Answers
 from securexfer.transfer.arrivals import Arrival
 from securexfer.transfer.groups import Complete, Groups
 from securexfer.wire import messages
@@ -38,15 +37,12 @@ if TYPE_CHECKING:
 
     from securexfer.net.frames import Frames
     from securexfer.storage.base import Offered, Prefix, Staging, Storage
-    from securexfer.transfer.groups import Outcome
     from securexfer.transfer.openings import Openings
     from securexfer.transfer.session import Session
     from securexfer.workers import Job, Worker
 
 EAGER_LIMIT = 256 * 1024  # bytes: what a needless eager file may cost, and no more than one look at the socket brings
 INLINE_BYTES = 1 << 20  # what is hashed sooner than a thread for it would have started
-
-_ENOUGH = 16 * 1024  # bytes of answers, which one TLS record holds
 
 # What the connection does to us, as against what is wrong with one file.
 _ENDS_SESSION = (TruncatedError, PeerTimeoutError, ProtocolError)
@@ -74,16 +70,14 @@ class Intake:
         self._hasher = hasher
         self._wait_for = wait_for
         self.openings = openings
-        self.awaited: list[int] = []  # numbers of those that are going to be opened
+        self.answers = Answers(frames, session, self._directory, openings)
         self._arrivals: dict[int, Arrival] = {}  # those whose sender has not said its last word, by number
         self._refused: set[int] = set()  # of others it has not, either; what comes of them is thrown away
         self._directories: list[Complete] = []  # that wait for what was offered before them
         self._parent = Parent()
         self._over = False
-        self._out = bytearray()  # answers that are to go out together
         self.groups = Groups(storage, committer, wait_for)
         self.moving: Arrival | None = None  # whose content is on its way, unless it was refused
-        self.files = self.bytes = 0
         self.largest_prefix = 0  # bytes that the sender may have to hash before it can go on
 
     @property
@@ -116,14 +110,13 @@ class Intake:
             if arrival:
                 self._refuse(arrival, error)
                 return
-            self._session.rejected(name, offer.size, "", error, time.monotonic())
-            self._say(refusal_of(error), number)
+            self.answers.refuse(number, name, offer.size, "", error, time.monotonic())
             if not flags & DIRECTORY:
                 self._refused.add(number)
 
     def claim(self, number: int, claim: messages.Claim) -> None:
         """Say that a file is unchanged, if it is known to be; if not, it is an offer like any other."""
-        started, session = time.monotonic(), self._session
+        started = time.monotonic()
         executable, size, mtime_ns, digest, last = claim
         name = self._directory + last
         try:
@@ -131,18 +124,10 @@ class Intake:
             outcome = self._storage.claimed(Description(parsed, size, mtime_ns, executable != 0), digest)
         except SecurexferError:
             outcome = None  # the offer meets it again
-        if outcome is None or size > session.largest_file:
+        if outcome is None or size > self._session.largest_file:
             self.offer(number, messages.Offer(EXECUTABLE if executable else 0, size, mtime_ns, last))
             return
-        self.files += 1
-        self.bytes += size
-        session.stored(name, size, digest.hex(), outcome, started)
-        if self._will_open(number, name, outcome):
-            self._out += self._frames.say(messages.Committed("unchanged", 1, ""), number)
-        else:
-            self._out += self._frames.say_unchanged(number)
-        if len(self._out) >= _ENOUGH:
-            self.speak()
+        self.answers.unchanged(number, name, size, digest.hex(), outcome, started)
 
     def take_whole(self, found: tuple[int, messages.Offer, memoryview, bytes] | None) -> None:
         """Take an eager file that has arrived whole, as `Frames.hear_whole` returned it, and those that follow.
@@ -164,8 +149,7 @@ class Intake:
             except _ENDS_SESSION:
                 raise
             except SecurexferError as error:
-                self._session.rejected(name, size, digest.hex(), error, started)
-                self._say(refusal_of(error), number)
+                self.answers.refuse(number, name, size, digest.hex(), error, started)
             else:
                 self.groups.add(Complete(number, file, staging, digest.hex(), started))
             found = hear()
@@ -268,7 +252,7 @@ class Intake:
         if offered.have > INLINE_BYTES and not offered.known:
             arrival.prefix = self._hasher.do(lambda: offered.prefix(self._check_not_over))
         self.largest_prefix = max(self.largest_prefix, offered.have)
-        self._say(messages.Accept(offered.have, arrival.nonce), arrival.number)
+        self.answers.say(messages.Accept(offered.have, arrival.nonce), arrival.number)
 
     def _check_not_over(self) -> None:
         if self._over:
@@ -277,24 +261,21 @@ class Intake:
     def _taken(self, file: Description, content: memoryview, digest: bytes) -> Staging:
         try:
             return self._storage.take(file, content, digest)
-        except StorageFailedError:
-            self._make_room()
+        except StorageFailedError as error:
+            self._make_room(error)
             return self._storage.take(file, content, digest)
 
     def _staged(self, stage: Callable[[], Staging]) -> Staging:
         try:
             return stage()
-        except StorageFailedError:
-            self._make_room()
+        except StorageFailedError as error:
+            self._make_room(error)
             return stage()
 
-    def _make_room(self) -> None:
-        """Do what lets a file be staged that could not be, if descriptors are what is lacking: those of groups go.
-
-        Raises again what kept it from that, if there are none.
-        """
+    def _make_room(self, error: StorageFailedError) -> None:
+        """Let the descriptors of the groups go, which may be what a file lacks; raise the error if there are none."""
         if not self.groups.busy:
-            raise  # noqa: PLE0704 - it is being handled
+            raise error
         self.answer_all()
 
     def _proved(self, arrival: Arrival, offered: Offered, start: messages.Start) -> Prefix:
@@ -323,31 +304,15 @@ class Intake:
             arrival.staging.seal(digest)
             self.groups.add(arrival.complete())
         elif arrival.offered:
-            self._out += self._told(arrival.complete(), arrival.offered.keep())
+            self.answers.tell(arrival.complete(), arrival.offered.keep())
 
     # -- answers -------------------------------------------------------------------------------------------------
 
     def answer(self, wait: float = 0.0) -> bool:
-        """Tell what has become of files; return whether there was anything to say. May wait so long for a group.
-
-        The log comes first, so that it is there also when nobody is left to hear the answer.
-        """
+        """Tell what has become of files; return whether there was anything to say. May wait so long for a group."""
         for complete, outcome in self.groups.collect(wait):
-            self._out += self._told(complete, outcome)
-        return self.speak()
-
-    def speak(self) -> bool:
-        """Send what was said; return whether anything was. Many short answers go together."""
-        if not self._out:
-            return False
-        said = bytes(self._out)
-        self._out.clear()
-        try:
-            self._frames.connection.post(said)
-        except TruncatedError:
-            if not self._over:  # else nobody is left to hear it, but the log still has to be told the rest
-                raise
-        return True
+            self.answers.tell(complete, outcome)
+        return self.answers.speak()
 
     def answer_all(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Commit whatever is complete, and answer for it; call `meanwhile` now and then."""
@@ -356,11 +321,11 @@ class Intake:
             self.answer(wait=0.25)
             self.groups.commit()
             meanwhile()
-        self.speak()
+        self.answers.speak()
 
     def end(self, error: SecurexferError) -> None:
         """Let go of what is unfinished: the session ends with this error."""
-        self._over = True
+        self._over = self.answers.over = True
         self.moving = None
         for arrival in self._arrivals.values():
             arrival.let_go(error)
@@ -376,31 +341,6 @@ class Intake:
             stack.callback(self._storage.close)
             self.groups.close()
 
-    def _told(self, complete: Complete, outcome: Outcome) -> bytes:
-        number, file, _, sha256, started = complete
-        name, session = str(file.name), self._session
-        if not isinstance(outcome, Stored):
-            session.rejected(name, file.size, sha256, outcome, started)
-            return self._frames.say(refusal_of(outcome), number)
-        opened = False
-        if sha256:
-            self.files += 1
-            self.bytes += file.size
-            session.stored(name, file.size, sha256, outcome, started)
-            opened = self._will_open(number, name, outcome)
-        how, stored_as = outcome
-        same = stored_as is file.name or stored_as == file.name
-        if same and how is Done.STORED and not opened:
-            return self._frames.say_stored(number)
-        return self._frames.say(messages.Committed(how.value, int(opened), "" if same else str(stored_as)), number)
-
-    def _will_open(self, number: int, name: str, stored: Stored) -> bool:
-        """Whether a file that is stored is going to be opened; its number is kept then."""
-        taken = self.openings is not None and self.openings.takes(name.removeprefix(self._directory), stored)
-        if taken:
-            self.awaited.append(number)
-        return taken
-
     def _refuse(self, arrival: Arrival, error: SecurexferError) -> None:
         """Say that a file is not stored, and leave nothing of it."""
         self._arrivals.pop(arrival.number, None)
@@ -408,13 +348,8 @@ class Intake:
         if arrival is self.moving:
             self.moving = None
         arrival.let_go(error)
-        self._session.rejected(arrival.name, arrival.description.size, arrival.sha256, error, arrival.started)
-        self._say(refusal_of(error), arrival.number)
-
-    def _say(self, message: messages.Message, number: int) -> None:
-        self._out += self._frames.say(message, number)
-        if len(self._out) >= _ENOUGH:
-            self.speak()
+        size = arrival.description.size
+        self.answers.refuse(arrival.number, arrival.name, size, arrival.sha256, error, arrival.started)
 
 
 def _too_large(size: int, largest: int) -> LimitExceededError:
@@ -423,9 +358,3 @@ def _too_large(size: int, largest: int) -> LimitExceededError:
 
 def _differs() -> DigestMismatchError:
     return DigestMismatchError("what arrived has another digest than what was sent")
-
-
-def refusal_of(error: SecurexferError) -> messages.Refuse:
-    """Return the word that says why a file is not stored, or the session over."""
-    # It is for people, so a long one may lose its end.
-    return messages.Refuse(0, error.reason, error.message.encode()[: messages.MAX_DETAIL].decode(errors="ignore"))

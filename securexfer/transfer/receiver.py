@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from securexfer.errors import PeerTimeoutError, ProtocolError, SecurexferError, ShuttingDownError, TruncatedError
 from securexfer.names import Name
 from securexfer.net.payload import MinimumRate
-from securexfer.transfer.intake import EAGER_LIMIT, Intake, refusal_of
+from securexfer.transfer.answers import refusal_of
+from securexfer.transfer.intake import EAGER_LIMIT, Intake
 from securexfer.transfer.openings import told
 from securexfer.transfer.patience import ALIVE_SECONDS, patience
 from securexfer.wire import messages
@@ -151,7 +152,7 @@ class Receiver:
     def _live(self) -> None:
         """Give a sign of life, if the client waits for us and we have been silent for long."""
         intake = self._intake
-        if intake and intake.speak():
+        if intake and intake.answers.speak():
             self._spoke()
         if (
             time.monotonic() - self._last_said >= ALIVE_SECONDS
@@ -175,7 +176,7 @@ class Receiver:
 
     def _say(self, message: messages.Message) -> None:
         if self._intake:
-            self._intake.speak()  # what was said before goes out before
+            self._intake.answers.speak()  # what was said before goes out before
         self._connection.post(self._frames.say(message))
         self._last_said = time.monotonic()
 
@@ -251,9 +252,10 @@ class Receiver:
     def _finish(self, _number: int, _finish: messages.Finish) -> None:
         intake = self._taking()
         intake.answer_all(self._live)
-        if intake.openings and intake.awaited:
-            self._open(intake.openings, intake.awaited)
-        self._say(messages.Summary(intake.files, intake.bytes))
+        answers = intake.answers
+        if intake.openings and answers.awaited:
+            self._open(intake.openings, answers.awaited)
+        self._say(messages.Summary(answers.files, answers.bytes))
         intake.close()
         self._intake = None
 

@@ -30,13 +30,13 @@ EAGER: Final = 1  # no Accept is waited for: Data and Trailer follow at once
 FRESH: Final = 2  # what the receiver has of it does not count
 DIRECTORY: Final = 4  # there is nothing more to come; it is made, and gets its mtime
 EXECUTABLE: Final = 8  # the owner's x bit
-_FLAGS: Final = EAGER | FRESH | DIRECTORY | EXECUTABLE
+FLAGS: Final = EAGER | FRESH | DIRECTORY | EXECUTABLE
 
 # What a Put asks for beside storing.
 OPEN: Final = 1  # that the files are opened
 RETURN: Final = 2  # that what comes of it is sent back
 
-_HEADER = struct.Struct(">II")
+HEADER: Final = struct.Struct(">II")
 
 
 CONFLICT = Word(("default", "refuse", "rename", "replace", "skip"))
@@ -54,7 +54,7 @@ MAX_REASON: Final = 32
 MAX_DETAIL: Final = 1024
 
 KINDS: dict[int, Layout] = {}
-_LAYOUTS: dict[type, Layout] = {}
+LAYOUTS: dict[type, Layout] = {}
 _Message = TypeVar("_Message", bound=type)
 
 
@@ -62,7 +62,7 @@ def _kind(kind: int, *, transfer: bool | None) -> Callable[[_Message], _Message]
     """Give a message its kind; `transfer` says whether it is about one (None: it may be)."""
 
     def register(message: _Message) -> _Message:
-        KINDS[kind] = _LAYOUTS[message] = Layout(kind, message, about_transfer=transfer)
+        KINDS[kind] = LAYOUTS[message] = Layout(kind, message, about_transfer=transfer)
         return message
 
     return register
@@ -126,7 +126,7 @@ class Totals(NamedTuple):
 class Offer(NamedTuple):
     """Sender: a file, by name relative to the destination directory, its size and its mtime (ns since 1970)."""
 
-    flags: Annotated[int, Number("B", _FLAGS)]
+    flags: Annotated[int, Number("B", FLAGS)]
     size: Annotated[int, U64]
     mtime_ns: Annotated[int, I64]
     name: Annotated[str, Text(MAX_NAME_BYTES)]
@@ -237,22 +237,8 @@ class Alive(NamedTuple):
 
 
 DATA: Final = 0x23
-_OFFER, _TRAILER = _LAYOUTS[Offer], _LAYOUTS[Trailer]
-_EAGER: Final = struct.Struct(">IIBQqH")  # the whole frame of an Offer but for the name
-_OFFER_WORD: Final = _OFFER.kind << 24 | _OFFER.least
-_WHOLE_END: Final = struct.Struct(">II32s")  # the whole frame of a Trailer
-_END: Final = _TRAILER.kind << 24 | _TRAILER.least  # its first word
-_WHOLE_TRAILER: Final = _WHOLE_END.size
-
 STORED: Final = Committed("stored", 0, "")  # under the name that was offered, as nearly every file is
 UNCHANGED: Final = Committed("unchanged", 0, "")  # as every file of a tree that is sent again
-_ANSWER: Final = struct.Struct(">III")  # the whole frame
-_BODIES: Final = {word: int.from_bytes(_LAYOUTS[Committed].encode(word), "big") for word in (STORED, UNCHANGED)}
-_ANSWERS: Final = {body: word for word, body in _BODIES.items()}
-_ANSWER_WORD: Final = _LAYOUTS[Committed].kind << 24 | _LAYOUTS[Committed].least
-ANSWER_SIZE: Final = _ANSWER.size
-_CLAIM: Final = struct.Struct(">IIBQq32sH")  # the whole frame but for the name
-_CLAIM_WORD: Final = _LAYOUTS[Claim].kind << 24 | _LAYOUTS[Claim].least
 
 Message: TypeAlias = (
     Authenticate
@@ -281,67 +267,21 @@ Message: TypeAlias = (
 
 def encode(message: Message, transfer: int = 0) -> bytes:
     """Return a whole frame; raise ProtocolError for values and transfers that it cannot be about."""
-    layout = _LAYOUTS[type(message)]
+    layout = LAYOUTS[type(message)]
     body = layout.encode(message)
     layout.check_transfer(transfer)
-    return _HEADER.pack(layout.kind << 24 | len(body), transfer) + body
-
-
-def encode_answer(answer: Committed, transfer: int) -> bytes:
-    """Return the frame of STORED or UNCHANGED, of which there is one for each of many small files."""
-    return _ANSWER.pack(_ANSWER_WORD, transfer, _BODIES[answer])
-
-
-def decode_answer(buffer: memoryview, start: int, end: int) -> tuple[int, Committed] | None:
-    """Return transfer and answer, if the frame of STORED or UNCHANGED begins at `start`; None for everything else."""
-    if end - start < ANSWER_SIZE:
-        return None
-    word, transfer, body = _ANSWER.unpack_from(buffer, start)
-    if word != _ANSWER_WORD or not transfer or body not in _ANSWERS:
-        return None
-    return transfer, _ANSWERS[body]
-
-
-def encode_claim(claim: Claim, transfer: int) -> bytes:
-    """Return what `encode` does, in a third of the time: there is one for each file that has not changed."""
-    executable, size, mtime_ns, digest, name = claim
-    try:
-        raw = name.encode()
-        if transfer and len(raw) <= MAX_NAME_BYTES and executable in {0, 1} and len(digest) == 32:
-            word = _CLAIM_WORD + len(raw)
-            return _CLAIM.pack(word, transfer, executable, size, mtime_ns, digest, len(raw)) + raw
-    except (struct.error, ValueError):
-        pass  # as below
-    return encode(claim, transfer)  # which says what is wrong
-
-
-def decode_claim(buffer: memoryview, start: int, end: int) -> tuple[int, Claim, int] | None:
-    """Return transfer, claim, and where it ends, if a Claim begins at `start` and all of it comes before `end`.
-
-    None for everything else, and for one that is wrong: `decode` says how.
-    """
-    name = start + _CLAIM.size
-    if end < name or buffer[start] != _LAYOUTS[Claim].kind:
-        return None
-    word, transfer, executable, size, mtime_ns, digest, length = _CLAIM.unpack_from(buffer, start)
-    stop = name + length
-    if word != _CLAIM_WORD + length or stop > end or executable > 1 or not transfer or length > MAX_NAME_BYTES:
-        return None
-    try:
-        return transfer, Claim(executable, size, mtime_ns, digest, str(buffer[name:stop], "utf-8")), stop
-    except UnicodeDecodeError:
-        return None
+    return HEADER.pack(layout.kind << 24 | len(body), transfer) + body
 
 
 def encode_data(transfer: int, length: int) -> bytes:
     """Return the header of a frame of payload; raise ProtocolError for what cannot be."""
     _check_data(transfer, length)
-    return _HEADER.pack(DATA << 24 | length, transfer)
+    return HEADER.pack(DATA << 24 | length, transfer)
 
 
 def decode_header(buffer: bytes | memoryview, start: int = 0) -> tuple[int, int, int]:
     """Return kind, length and transfer of the frame that begins there; raise ProtocolError if none can begin so."""
-    word, transfer = _HEADER.unpack_from(buffer, start)
+    word, transfer = HEADER.unpack_from(buffer, start)
     kind, length = word >> 24, word & 0xFFFFFF
     if kind == DATA:
         _check_data(transfer, length)
@@ -358,57 +298,6 @@ def decode_header(buffer: bytes | memoryview, start: int = 0) -> tuple[int, int,
 def _check_data(transfer: int, length: int) -> None:
     if not 0 < length <= MAX_DATA or not 0 < transfer <= MAX_TRANSFER:
         raise ProtocolError(f"a frame of {length} bytes of payload for transfer {transfer} cannot be")
-
-
-def encode_whole(offer: Offer, transfer: int, content: bytes, digest: bytes) -> bytes:
-    """Return the frames of a file that is sent eagerly: the offer, the content in one Data, and the trailer."""
-    flags, size, mtime_ns, name = offer
-    try:
-        raw = name.encode()
-        if transfer and len(raw) <= MAX_NAME_BYTES and not flags & ~_FLAGS and len(digest) == 32:
-            head = _EAGER.pack(_OFFER_WORD + len(raw), transfer, flags, size, mtime_ns, len(raw))
-            data = _HEADER.pack(DATA << 24 | len(content), transfer) if content else b""
-            return b"".join((head, raw, data, content, _WHOLE_END.pack(_END, transfer, digest)))
-    except (struct.error, ValueError):
-        pass  # as below
-    encode(offer, transfer)  # says what is wrong with it
-    raise ProtocolError("content and digest are none that can be sent with an offer")
-
-
-def decode_whole(buffer: memoryview, start: int, end: int) -> tuple[int, Offer, memoryview, bytes, int] | None:
-    """Return transfer, offer, content, digest and where they end, if a whole eager file begins at `start`.
-
-    That is an eager Offer, then its content in one Data, or none if it is empty, then its Trailer, all of it before
-    `end`. None for everything else, which is taken message by message, and for what is wrong: `decode` says how.
-    """
-    name = start + _EAGER.size
-    if end < name or buffer[start] != _OFFER.kind:
-        return None
-    word, transfer, flags, size, mtime_ns, length = _EAGER.unpack_from(buffer, start)
-    start = name + length
-    if (
-        word != _OFFER_WORD + length
-        or flags & ~(FRESH | EXECUTABLE) != EAGER
-        or not transfer
-        or length > MAX_NAME_BYTES
-        or size > MAX_DATA
-        or end - start < size + _WHOLE_TRAILER + (HEADER_SIZE if size else 0)
-    ):
-        return None
-    try:
-        offer = Offer(flags, size, mtime_ns, str(buffer[name:start], "utf-8"))
-    except UnicodeDecodeError:
-        return None
-    if size:
-        word, number = _HEADER.unpack_from(buffer, start)
-        if word != DATA << 24 | size or number != transfer:
-            return None
-        start += HEADER_SIZE
-    stop = start + size
-    word, number, digest = _WHOLE_END.unpack_from(buffer, stop)
-    if word != _END or number != transfer:
-        return None
-    return transfer, offer, buffer[start:stop], digest, stop + _WHOLE_TRAILER
 
 
 def kind_of(kind: int) -> type:

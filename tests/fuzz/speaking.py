@@ -214,7 +214,7 @@ class Nowhere:
     def room(self) -> tuple[int | None, int | None]:
         return None, 7
 
-    def make_directories_in_steps(self, group: Sequence[Description]) -> Steps:
+    def make_directories(self, group: Sequence[Description]) -> Steps:
         yield lambda: None
         return [Committed(Outcome.STORED, file.name) for file in group]
 

@@ -1,0 +1,143 @@
+"""Protocol 2: what is said of each of many small files, written and read in one step.
+
+Each function here does what `messages.encode` and `messages.decode` do, several times as fast, for one message or a few
+that belong together. What is not as usual is left to those, which say what is wrong; tests hold that both agree.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from securexfer.errors import ProtocolError
+from securexfer.names import MAX_NAME_BYTES
+from securexfer.wire.messages import (
+    DATA,
+    EAGER,
+    EXECUTABLE,
+    FLAGS,
+    FRESH,
+    HEADER,
+    HEADER_SIZE,
+    LAYOUTS,
+    MAX_DATA,
+    STORED,
+    UNCHANGED,
+    Claim,
+    Committed,
+    Offer,
+    Trailer,
+    encode,
+)
+
+_OFFER, _TRAILER = LAYOUTS[Offer], LAYOUTS[Trailer]
+_EAGER: Final = struct.Struct(">IIBQqH")  # the whole frame of an Offer but for the name
+_OFFER_WORD: Final = _OFFER.kind << 24 | _OFFER.least
+_WHOLE_END: Final = struct.Struct(">II32s")  # the whole frame of a Trailer
+_END: Final = _TRAILER.kind << 24 | _TRAILER.least  # its first word
+_WHOLE_TRAILER: Final = _WHOLE_END.size
+
+_ANSWER: Final = struct.Struct(">III")  # the whole frame
+_BODIES: Final = {word: int.from_bytes(LAYOUTS[Committed].encode(word), "big") for word in (STORED, UNCHANGED)}
+_ANSWERS: Final = {body: word for word, body in _BODIES.items()}
+_ANSWER_WORD: Final = LAYOUTS[Committed].kind << 24 | LAYOUTS[Committed].least
+ANSWER_SIZE: Final = _ANSWER.size
+_CLAIM: Final = struct.Struct(">IIBQq32sH")  # the whole frame but for the name
+_CLAIM_WORD: Final = LAYOUTS[Claim].kind << 24 | LAYOUTS[Claim].least
+
+
+def encode_answer(answer: Committed, transfer: int) -> bytes:
+    """Return the frame of STORED or UNCHANGED, of which there is one for each of many small files."""
+    return _ANSWER.pack(_ANSWER_WORD, transfer, _BODIES[answer])
+
+
+def decode_answer(buffer: memoryview, start: int, end: int) -> tuple[int, Committed] | None:
+    """Return transfer and answer, if the frame of STORED or UNCHANGED begins at `start`; None for everything else."""
+    if end - start < ANSWER_SIZE:
+        return None
+    word, transfer, body = _ANSWER.unpack_from(buffer, start)
+    if word != _ANSWER_WORD or not transfer or body not in _ANSWERS:
+        return None
+    return transfer, _ANSWERS[body]
+
+
+def encode_claim(claim: Claim, transfer: int) -> bytes:
+    """Return what `encode` does, in a third of the time: there is one for each file that has not changed."""
+    executable, size, mtime_ns, digest, name = claim
+    try:
+        raw = name.encode()
+        if transfer and len(raw) <= MAX_NAME_BYTES and executable in {0, 1} and len(digest) == 32:
+            word = _CLAIM_WORD + len(raw)
+            return _CLAIM.pack(word, transfer, executable, size, mtime_ns, digest, len(raw)) + raw
+    except (struct.error, ValueError):
+        pass  # as below
+    return encode(claim, transfer)  # which says what is wrong
+
+
+def decode_claim(buffer: memoryview, start: int, end: int) -> tuple[int, Claim, int] | None:
+    """Return transfer, claim, and where it ends, if a Claim begins at `start` and all of it comes before `end`.
+
+    None for everything else, and for one that is wrong: `decode` says how.
+    """
+    name = start + _CLAIM.size
+    if end < name or buffer[start] != LAYOUTS[Claim].kind:
+        return None
+    word, transfer, executable, size, mtime_ns, digest, length = _CLAIM.unpack_from(buffer, start)
+    stop = name + length
+    if word != _CLAIM_WORD + length or stop > end or executable > 1 or not transfer or length > MAX_NAME_BYTES:
+        return None
+    try:
+        return transfer, Claim(executable, size, mtime_ns, digest, str(buffer[name:stop], "utf-8")), stop
+    except UnicodeDecodeError:
+        return None
+
+
+def encode_whole(offer: Offer, transfer: int, content: bytes, digest: bytes) -> bytes:
+    """Return the frames of a file that is sent eagerly: the offer, the content in one Data, and the trailer."""
+    flags, size, mtime_ns, name = offer
+    try:
+        raw = name.encode()
+        if transfer and len(raw) <= MAX_NAME_BYTES and not flags & ~FLAGS and len(digest) == 32:
+            head = _EAGER.pack(_OFFER_WORD + len(raw), transfer, flags, size, mtime_ns, len(raw))
+            data = HEADER.pack(DATA << 24 | len(content), transfer) if content else b""
+            return b"".join((head, raw, data, content, _WHOLE_END.pack(_END, transfer, digest)))
+    except (struct.error, ValueError):
+        pass  # as below
+    encode(offer, transfer)  # says what is wrong with it
+    raise ProtocolError("content and digest are none that can be sent with an offer")
+
+
+def decode_whole(buffer: memoryview, start: int, end: int) -> tuple[int, Offer, memoryview, bytes, int] | None:
+    """Return transfer, offer, content, digest and where they end, if a whole eager file begins at `start`.
+
+    That is an eager Offer, then its content in one Data, or none if it is empty, then its Trailer, all of it before
+    `end`. None for everything else, which is taken message by message, and for what is wrong: `decode` says how.
+    """
+    name = start + _EAGER.size
+    if end < name or buffer[start] != _OFFER.kind:
+        return None
+    word, transfer, flags, size, mtime_ns, length = _EAGER.unpack_from(buffer, start)
+    start = name + length
+    if (
+        word != _OFFER_WORD + length
+        or flags & ~(FRESH | EXECUTABLE) != EAGER
+        or not transfer
+        or length > MAX_NAME_BYTES
+        or size > MAX_DATA
+        or end - start < size + _WHOLE_TRAILER + (HEADER_SIZE if size else 0)
+    ):
+        return None
+    try:
+        offer = Offer(flags, size, mtime_ns, str(buffer[name:start], "utf-8"))
+    except UnicodeDecodeError:
+        return None
+    if size:
+        word, number = HEADER.unpack_from(buffer, start)
+        if word != DATA << 24 | size or number != transfer:
+            return None
+        start += HEADER_SIZE
+    stop = start + size
+    word, number, digest = _WHOLE_END.unpack_from(buffer, stop)
+    if word != _END or number != transfer:
+        return None
+    return transfer, offer, buffer[start:stop], digest, stop + _WHOLE_TRAILER
