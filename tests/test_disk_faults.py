@@ -359,12 +359,13 @@ def test_what_has_arrived_whole_is_stored_and_in_the_log_although_its_sender_van
 def test_who_sends_faster_than_the_disk_takes_it_hears_that_the_server_lives(lab: Lab, traced: Traced) -> None:
     """The third group waits for room, longer than a sign of life may take, and before the first answer."""
     server, _ = traced("-e", "trace=fsync,syncfs", "-e", "inject=fsync,syncfs:delay_enter=3s")
-    with ready(server.port, lab.ca, "ana", lab_module.PASSWORD) as speaker:
-        speaker.say(*(eager(number, f"{number}", b"%d" % number) for number in range(1, 500)))
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.process.kill)  # it would take its time
+        speaker = stack.enter_context(ready(server.port, lab.ca, "ana", lab_module.PASSWORD))
+        speaker.say(*(eager(number, f"{number}", b"%d" % number) for number in range(1, 400)))
         heard = speaker.hear()
         assert heard
         assert heard[1] == messages.Alive()
-    server.process.kill()  # it would take its time
 
 
 @needs_strace
