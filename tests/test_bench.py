@@ -237,8 +237,8 @@ def test_openings_runs_every_script_and_moves_the_file_meanwhile() -> None:
         found = measured("openings.py", *options, "--directory", directory)
         assert list(directory.iterdir()) == []
     (turn,) = found["turns"]
-    assert {"alone", "beside", "loop", "grown"} == set(turn)
-    assert min(turn["alone"], turn["beside"], turn["loop"]) > 0
+    assert {"alone", "beside", "bare", "grown"} == set(turn)
+    assert min(turn["alone"], turn["beside"], turn["bare"]) > 0
 
 
 def test_under_attack_nobody_honest_fails_and_the_server_comes_to_rest(tmp_path: Path) -> None:
