@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import subprocess
 import time
@@ -22,6 +23,7 @@ from lab import PASSWORD
 
 from securexfer.errors import NameTakenError, ProtocolError
 from securexfer.net.frames import Frames
+from securexfer.transfer import digests
 from securexfer.transfer.digests import DigestCache, clock_ns
 from securexfer.transfer.items import Item
 from securexfer.transfer.sender import EAGER_AFTER, FIRST_OFFERS, Sender
@@ -52,9 +54,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def remember(*paths: Path, digest: bytes | None = None) -> None:
     """Have the cache know files, as if they had been read long after they were written."""
-    with DigestCache() as digests:
+    with DigestCache() as known:
         for path in paths:
-            digests.add(path.stat(), digest or hashlib.sha256(path.read_bytes()).digest(), clock_ns() + 10**10)
+            known.add(path.stat(), digest or hashlib.sha256(path.read_bytes()).digest(), clock_ns() + 10**10)
 
 
 @pytest.fixture
@@ -131,6 +133,34 @@ def test_a_file_whose_digest_is_not_known_is_offered(tree: Path, cache: Path) ->
     offer, *rest = said([item], f"1 Accept offset={len(CONTENT)}", "1 Committed outcome=unchanged")
     assert offer == Offer(0, len(CONTENT), item.mtime_ns, "tree/x")
     assert [type(message) for message in rest] == [Totals, Start, Trailer, Finish]
+
+
+def remembered(cache: Path) -> int:
+    """Return how many digests are in the cache; raise OperationalError if anybody keeps others from writing there."""
+    with contextlib.closing(sqlite3.connect(cache / "securexfer/digests.db", timeout=0)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        return int(connection.execute("SELECT count(*) FROM digests").fetchone()[0])
+
+
+def test_a_sender_that_waits_keeps_nobody_from_remembering_and_has_written_at_the_end_what_it_read(
+    tree: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may wait long: for a script that the server runs."""
+    (tree / "y").write_bytes(b"y")
+    monkeypatch.setattr(digests, "SETTLED_NS", 0)
+    connection = Answering("1 Committed outcome=unchanged", "2 Accept", "2 Committed outcome=stored")
+    has_input, rows = connection.has_input, []
+
+    def look(seconds: float) -> bool:
+        rows.append(remembered(cache))
+        return has_input(seconds)
+
+    connection.has_input = look  # type: ignore[method-assign]
+    run(connection, found(tree))
+    kinds = [type(message) for message, _ in frames_of(bytes(connection.said))]
+    assert kinds == [messages.Put, Claim, Offer, Totals, Start, Trailer, Finish]
+    assert rows[0] == 1
+    assert rows[-1] == 2
 
 
 def test_rehash_claims_nothing_from_memory(tree: Path) -> None:

@@ -345,6 +345,44 @@ def overwritten(place: Path) -> None:
         file.write(os.urandom(place.stat().st_size - 4096))
 
 
+def let_go(cache: DigestCache, _file: Path) -> None:
+    cache.let_go()
+
+
+def add(cache: DigestCache, file: Path) -> None:
+    cache.add(file.stat(), digest_of(file), clock_ns() + LATER_NS)
+
+
+def write(cache: DigestCache, _file: Path) -> None:
+    cache.write()
+
+
+@pytest.mark.parametrize("last", [let_go, add, write])
+def test_who_may_be_about_to_wait_keeps_nobody_from_remembering(
+    place: Path, file: Path, tmp_path: Path, last: Callable[[DigestCache, Path], None]
+) -> None:
+    remember(place, file)
+    other = tmp_path / "other"
+    other.write_bytes(b"of another send")
+    with DigestCache(place) as cache:
+        assert cache.find(file.stat())
+        last(cache, file)
+        remember(place, other)
+        assert known(place, other) == digest_of(other)
+        assert cache.find(file.stat())
+
+
+def test_what_is_written_early_is_written_once_and_known(place: Path, file: Path) -> None:
+    with DigestCache(place) as cache:
+        cache.write()
+        assert not place.exists()
+        add(cache, file)
+        cache.write()
+        assert known(place, file) == digest_of(file)
+        before = place.read_bytes()
+    assert place.read_bytes() == before
+
+
 @pytest.mark.parametrize("damage", [truncated, garbage, text, overwritten])
 def test_a_damaged_cache_is_begun_anew(place: Path, file: Path, damage: object) -> None:
     with DigestCache(place) as cache:
@@ -361,7 +399,7 @@ def test_a_cache_that_is_damaged_while_it_is_used_is_begun_anew(place: Path, fil
     remember(place, file)
     with DigestCache(place) as cache:
         assert cache.find(file.stat())
-        cache._let_go(cache._connection)  # type: ignore[arg-type]
+        cache.let_go()
         garbage(place)
         assert cache.find(file.stat()) is None
         cache.add(file.stat(), digest_of(file), clock_ns() + LATER_NS)

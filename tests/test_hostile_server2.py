@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fuzz.sending import Silent
 from hostile.listeners import HOST, TlsListener
 from hostile.server2 import ANSWERS, Session
 from lab import PASSWORD, SECUREXFER, Lab, environment
 
+from securexfer import client
+from securexfer.client import sending
+from securexfer.errors import LoginRefusedError
+from securexfer.net.tls import client_context
+from securexfer.transfer import digests
 from securexfer.transfer.digests import DigestCache, clock_ns
+from securexfer.transfer.items import Item
+from securexfer.transfer.wishes import Wishes
+from securexfer.wire import messages
 
 if TYPE_CHECKING:
     import ssl
@@ -54,9 +66,9 @@ def test_T19_T21_C01_C04_success_is_only_what_the_server_committed(
         sessions.append(session := Session(tls, len(sessions) + 1))
         expected.answer(session)
 
-    with DigestCache(tmp_path / "securexfer/digests.db") as digests:
+    with DigestCache(tmp_path / "securexfer/digests.db") as cache:
         for path in (place.home / "small", place.home / "large") if expected.claims else ():
-            digests.add(path.stat(), hashlib.sha256(path.read_bytes()).digest(), clock_ns() + 10**10)
+            cache.add(path.stat(), hashlib.sha256(path.read_bytes()).digest(), clock_ns() + 10**10)
     before = ["faketime", "-f", f"+0 x{expected.faster}"] if expected.faster else []
     with TlsListener(context2, answer) as listener:
         started = time.monotonic()
@@ -83,3 +95,54 @@ def test_T19_T21_C01_C04_success_is_only_what_the_server_committed(
     assert (sent.returncode == 0) is (stored == {"small", "large"})
     assert len(sessions) <= expected.sessions
     assert seconds < END_SECONDS
+
+
+def send(place: Lab, port: int, *paths: Path) -> list[Item]:
+    """Send files from this process; return them."""
+    items = [Item(path, path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    trusted = client_context((place.home / "ca2.pem").read_text(), client.PROTOCOLS)
+    client.send(client.parse_target(f"{HOST}:{port}"), trusted, ("ana", PASSWORD), items, Silent(), Wishes())
+    return items
+
+
+def test_a_sender_makes_ready_while_its_login_is_verified(
+    place: Lab, context2: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = threading.Event()
+    monkeypatch.setattr(sending, "_prepare", ready.set)
+
+    def answer(tls: ssl.SSLSocket, _received: list[bytes]) -> None:
+        session = Session(tls, 1)
+        session.hear(messages.Authenticate)
+        assert ready.wait(20)
+        session.say(messages.Refuse(0, "AUTH", ""))
+
+    with TlsListener(context2, answer) as listener, pytest.raises(LoginRefusedError):
+        send(place, listener.port, place.home / "small")
+    assert ready.is_set()
+
+
+def test_what_was_read_is_remembered_before_a_lost_connection_is_waited_for(
+    place: Lab, context2: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And until the next one, nobody is kept from writing there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(digests, "SETTLED_NS", 0)
+    found: list[int] = []
+
+    def answer(tls: ssl.SSLSocket, _received: list[bytes]) -> None:
+        session = Session(tls, len(found) + 1)
+        if found:
+            with contextlib.closing(sqlite3.connect(tmp_path / "securexfer/digests.db", timeout=0)) as connection:
+                connection.execute("BEGIN EXCLUSIVE")
+                found.append(connection.execute("SELECT count(*) FROM digests").fetchone()[0])
+        found.append(0)
+        session.ready()
+        session.takes("small" if found == [0] else "large")
+        if found != [0]:
+            session.say(messages.Summary(1, LARGE))
+
+    with TlsListener(context2, answer) as listener:
+        items = send(place, listener.port, place.home / "small", place.home / "large")
+    assert found == [0, 1, 0]
+    assert [item.outcome for item in items] == ["stored", "stored"]

@@ -23,6 +23,7 @@ from securexfer.wire import framing, messages
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from securexfer.client.target import Target
     from securexfer.net.connection import Connection
@@ -43,14 +44,26 @@ class Line(NamedTuple):
 class Login:
     """Logs one user in on one server, as often as it takes."""
 
-    def __init__(self, target: Target, context: ssl.SSLContext, user: str, password: str, watcher: Watcher) -> None:
-        """Raise UsageError for a user or a password that cannot be sent."""
+    def __init__(
+        self,
+        target: Target,
+        context: ssl.SSLContext,
+        user: str,
+        password: str,
+        watcher: Watcher,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Call `meanwhile` while the server verifies a login of protocol 2.
+
+        Raises UsageError for a user or a password that cannot be sent.
+        """
         self._target = target
         self._context = context
         self._user = user
         self._password = unicodedata.normalize("NFC", password)
         self._classroom = framing.Login(user, self._password).encode()
         self._watcher = watcher
+        self._meanwhile = meanwhile
 
     def log_in(self) -> Line:
         """Return a connection after an accepted login, trying again while the server is busy."""
@@ -99,6 +112,7 @@ class Login:
     def _authenticate(self, connection: Connection, frames: Frames) -> None:
         login = messages.Authenticate(0, self._user, self._password, f"securexfer/{__version__}")
         connection.send(frames.say(login), time.monotonic() + CONNECT_SECONDS)
+        self._meanwhile()
         _, answer = frames.await_message(time.monotonic() + LOGIN_SECONDS)
         if isinstance(answer, messages.Refuse):
             raise self._not_welcome(answer)

@@ -48,7 +48,7 @@ def send(
     files from being sent that have no error of their own; UsageError, before connecting, for a login that cannot be
     sent.
     """
-    door = Login(target, context, *login, watcher)
+    door = Login(target, context, *login, watcher, _prepare)
     line = door.log_in()
     if line.frames is None:
         wishes.check_classroom(f"{target.address} does not speak it")
@@ -57,10 +57,18 @@ def send(
         _send(door, line, items, watcher, target, wishes)
 
 
+def _prepare() -> None:
+    """Import what is not needed before the login: the server's verification of that takes longer."""
+    import securexfer.transfer.sender
+    import securexfer.transfer.sending
+
+    with contextlib.suppress(ImportError):  # a Python that was built without does without its cache of digests
+        import sqlite3  # noqa: F401
+
+
 def _send(
     door: Login, line: Line | None, items: Iterable[Item], watcher: Watcher, target: Target, wishes: Wishes
 ) -> None:
-    # Imported here: it is not needed before the login, and the server's verification takes longer than the import.
     from securexfer.transfer.sender import Sender
     from securexfer.transfer.sending import Sending
 
@@ -95,6 +103,7 @@ def _send(
                 if line:
                     line.connection.close()
                 line = None
+            sending.digests.write()
             time.sleep(pause)
 
 

@@ -35,6 +35,7 @@ class Connection:
         sock.settimeout(0)
         self._socket = sock
         self._unsent = bytearray()
+        self._enough = 1  # bytes that have to be there for the system to call it input
         # Called when a read would have to wait: the moment to do what was put off (commits, answers).
         self.before_wait: Callable[[], None] | None = None
 
@@ -118,15 +119,17 @@ class Connection:
             return False
         return True
 
-    def wait(self, seconds: float, wake: int | None = None) -> bool:
+    def wait(self, seconds: float, wake: int | None = None, *, enough: int = 1) -> bool:
         """Wait until there is input, or the descriptor `wake` is readable; return whether either came in time.
 
-        What was posted goes out meanwhile.
+        Less than `enough` bytes, as they come over the line, need not count as input. What was posted goes out
+        meanwhile.
         """
         if sys.platform == "win32":  # only a server has what to be woken by
             return self.has_input(seconds)
         if self._socket.pending():
             return True
+        self._wake_at(enough)
         poll = select.poll()
         poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._unsent else 0))
         if wake is not None:
@@ -180,6 +183,7 @@ class Connection:
                 self._try_unsent()
             self._say_close()
             self._socket.shutdown(socket.SHUT_WR)
+            self._wake_at(1)
             scratch = memoryview(bytearray(_DRAIN_SIZE))
             while self._raw_receive(scratch, deadline):
                 pass
@@ -206,6 +210,11 @@ class Connection:
         except (OSError, ValueError) as error:
             raise _ended(error) from error
         del self._unsent[:sent]
+
+    def _wake_at(self, enough: int) -> None:
+        if enough != self._enough:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, enough)
+            self._enough = enough
 
     def _wait_for_input(self, deadline: float) -> None:
         while not _wait(self._socket, deadline, reading=True, writing=bool(self._unsent)):

@@ -90,8 +90,8 @@ class DigestCache:
             self._used += 1
         if row is not None and row[1:4] == (found.st_size, found.st_mtime_ns, found.st_ctime_ns):
             return row[4] if isinstance(row[4], bytes) and len(row[4]) == 32 else None
-        if found.st_size >= _LONG_BYTES and self._connection:
-            self._let_go(self._connection)
+        if found.st_size >= _LONG_BYTES:
+            self.let_go()
         return None
 
     def _read(self, found: os.stat_result) -> tuple[Any, ...] | None:
@@ -108,7 +108,7 @@ class DigestCache:
             self._hold(connection)
             rows = connection.execute(_FIND, (_signed(device), _signed(inode), count)).fetchall()
             if count >= _MANY:
-                self._let_go(connection)
+                self._release(connection)
         except _troubles() as error:
             self._fail(error)
             return None
@@ -125,14 +125,28 @@ class DigestCache:
         if self._off or max(found.st_mtime_ns, found.st_ctime_ns) > read_began_ns - SETTLED_NS:
             return
         key = _signed(found.st_dev), _signed(found.st_ino)
+        self.let_go()  # whoever sends content does not look anything up for a while
         self._waiting.append((*key, found.st_size, found.st_mtime_ns, found.st_ctime_ns, digest))
         if len(self._waiting) % _BATCH == 0:
             self._write()
 
-    def close(self) -> None:
-        """Write what is to be remembered, and close the cache."""
+    def let_go(self) -> None:
+        """Let other processes write until something is looked up again: for whoever may be about to wait."""
+        if self._held_since is not None and self._connection:
+            try:
+                self._release(self._connection)
+            except _troubles() as error:
+                self._fail(error)
+
+    def write(self) -> None:
+        """Write what is to be remembered, now rather than at the end, and let go."""
+        self.let_go()
         if self._waiting and not self._off:
             self._write()
+
+    def close(self) -> None:
+        """Write what is to be remembered, and close the cache."""
+        self.write()
         self._turn_off()
 
     # -- the file ------------------------------------------------------------------------------------------------
@@ -155,7 +169,7 @@ class DigestCache:
         if connection is None:
             return
         try:
-            self._let_go(connection)
+            self._release(connection)
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(_ADD, self._waiting)
             connection.execute(_TRIM, (MAX_ROWS,))
@@ -173,12 +187,12 @@ class DigestCache:
         """Be in a read transaction that is not too old."""
         now = time.monotonic()
         if self._held_since is not None and now - self._held_since > _HOLD_SECONDS:
-            self._let_go(connection)
+            self._release(connection)
         if self._held_since is None:
             connection.execute("BEGIN")
             self._held_since = now
 
-    def _let_go(self, connection: sqlite3.Connection) -> None:
+    def _release(self, connection: sqlite3.Connection) -> None:
         if self._held_since is not None:
             self._held_since = None
             connection.rollback()

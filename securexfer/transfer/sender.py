@@ -101,6 +101,8 @@ class Sender:
         if not self._counted:
             self._count()
         self._out.say(messages.Finish())
+        self._out.flush()
+        self._sending.digests.write()  # while the server works off what is on the way
         if self._awaited.any:
             self._out.patient = OPENING_SECONDS
         while self._conversation.state != IDLE:
@@ -135,12 +137,16 @@ class Sender:
             if self._accepted:
                 self._send_accepted(*self._accepted.popleft())
             elif self._conversation.owed:
-                self._out.listen()
+                self._listen()
             elif not self._aborts and self._sending.over and not (self._opens and self._items):
                 return
             elif self._sending.over or len(self._items) >= self._conversation.window:
                 # Before files are opened, all have to be stored: an answer may have one of them offered anew.
-                self._out.listen()
+                self._listen()
+
+    def _listen(self) -> None:
+        self._sending.digests.let_go()
+        self._out.listen()
 
     def _count(self) -> None:
         self._counted = True
