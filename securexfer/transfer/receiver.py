@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 WINDOW = 2048  # transfers open at a time: at 50 ms there and back, 40 000 files a second; about 2 MiB
 MAX_UNSENT = 256 * 1024  # bytes of answers that wait for the client to read; then it is not read from any more
-# Of content that comes more slowly than it is taken, so much at a time: waking for each TLS record of 16 KiB cost a third
-# more processor time, and took that from a sender on the same core.
+# Content that comes more slowly than it is taken is taken so much at a time: waking for each TLS record of 16 KiB cost
+# a third more processor time, and took that from a sender on the same core.
 _MUCH = 128 * 1024
 _LOOK_SECONDS = 0.25  # how often a session that waits looks whether the server stops
 
