@@ -155,7 +155,11 @@ class Sender:
     # -- offers --------------------------------------------------------------------------------------------------
 
     def _offer(self, *, between: bool = False) -> None:
-        """Offer as much as the window allows; small files with their content, unless `between` a large one's."""
+        """Offer as much as the window allows, small files with their content.
+
+        Nothing that would go with its content is taken `between` that of a large file: its turn comes soon, and to be
+        offered without would cost it, and the receiver, four messages more.
+        """
         sending, window = self._sending, self._conversation.window
         while len(self._items) < window and len(self._unanswered) < self._ahead:
             if self._accepted and not between:
@@ -165,14 +169,24 @@ class Sender:
                 if self._sending.over and not self._counted and not between:
                     self._count()
                 return
-            self._offer_one(item, eager=not between and self._new_in_a_row >= EAGER_AFTER)
+            if between and self._goes_eagerly(item):
+                sending.take_back([item])
+                return
+            self._offer_one(item)
 
-    def _offer_one(self, item: Item, *, eager: bool) -> None:
+    def _goes_eagerly(self, item: Item) -> bool:
+        return (
+            self._new_in_a_row >= EAGER_AFTER
+            and item.size <= self._eager_limit
+            and not (item.directory or item.fresh or self._wishes.dry_run)
+        )
+
+    def _offer_one(self, item: Item) -> None:
         seen, item.seen = item.seen, None  # whenever it is asked for again, it may have changed
         if item.directory:
             if not self._wishes.dry_run:
                 self._announce(item, DIRECTORY)
-        elif eager and item.size <= self._eager_limit and not item.fresh and not self._wishes.dry_run:
+        elif self._goes_eagerly(item):
             self._send_eagerly(item)
         elif self._may_claim(item, seen) and (digest := self._sending.known_digest(item, seen)):
             self._claim(item, digest)
