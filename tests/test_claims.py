@@ -23,7 +23,7 @@ from lab import PASSWORD
 
 from securexfer.errors import NameTakenError, ProtocolError
 from securexfer.net.frames import Frames
-from securexfer.transfer import digests
+from securexfer.transfer import digests, sender
 from securexfer.transfer.digests import DigestCache, clock_ns
 from securexfer.transfer.items import Item
 from securexfer.transfer.sender import EAGER_AFTER, FIRST_OFFERS, Sender
@@ -31,7 +31,7 @@ from securexfer.transfer.sending import Sending
 from securexfer.transfer.tree import LeftOut, ScanRules, scan
 from securexfer.transfer.wishes import Wishes
 from securexfer.wire import messages
-from securexfer.wire.messages import Abort, Claim, Finish, Offer, Start, Totals, Trailer
+from securexfer.wire.messages import EAGER, Abort, Claim, Finish, Offer, Start, Totals, Trailer
 from securexfer.wire.order import IDLE
 
 if TYPE_CHECKING:
@@ -161,6 +161,31 @@ def test_a_sender_that_waits_keeps_nobody_from_remembering_and_has_written_at_th
     assert kinds == [messages.Put, Claim, Offer, Totals, Start, Trailer, Finish]
     assert rows[0] == 1
     assert rows[-1] == 2
+
+
+def test_what_is_small_goes_with_its_content_behind_a_large_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "FIRST_OFFERS", EAGER_AFTER)
+    place = tmp_path / "files"
+    place.mkdir()
+    sizes = {f"{number}": 10 for number in range(1, EAGER_AFTER)} | {"large": messages.MAX_DATA + 1, "small": 10}
+    for name, size in sizes.items():
+        (place / name).write_bytes(bytes(size))
+    items = [Item(place / name, name, size, (place / name).stat().st_mtime_ns) for name, size in sizes.items()]
+    numbers = range(1, len(items) + 1)
+    heard = said(
+        items,
+        [f"{number} Accept" for number in numbers[:-1]],
+        [f"{number} Committed outcome=stored" for number in numbers],
+    )
+    offers = [message for message in heard if isinstance(message, Offer)]
+    assert [(offer.name, offer.flags) for offer in offers] == [
+        *((name, 0) for name in sizes if name != "small"),
+        ("small", EAGER),
+    ]
+    assert [type(message) for message in heard[-5:]] == [Trailer, Offer, Trailer, Totals, Finish]
+    assert [item.outcome for item in items] == ["stored"] * len(items)
 
 
 def test_rehash_claims_nothing_from_memory(tree: Path) -> None:

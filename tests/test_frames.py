@@ -72,6 +72,8 @@ def listen(data: bytes, sizes: list[int], *, whole: bool, window: int = 2) -> tu
                     number, before = heard.pop()
                     heard.append((number, cast("bytes", before) + piece))
                     continue
+            elif whole and frames.fill_whole():
+                continue
             elif whole and (found := frames.hear_whole()):
                 number, offer, content, digest = found
                 heard.append((number, offer))
@@ -333,3 +335,58 @@ def test_what_is_noted_at_once_is_what_is_noted_of_messages(quick: str, number: 
                     slowly.note(speaker, message, number)
     assert bool(noted) is (number in {"note_claim": {3}, "note_unchanged": {1, 2}, "note_stored": {2}}[quick])
     assert COUNTED in {conversation.state for conversation in situations()}
+
+
+def whole_of(size: int) -> bytes:
+    content = bytes(size)
+    return encode_whole(Offer(EAGER, size, 5, "a/name"), 1, content, hashlib.sha256(content).digest())
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000])
+def test_a_small_file_that_comes_in_two_pieces_is_heard_whole_wherever_the_cut_is(size: int) -> None:
+    data = whole_of(size)
+    for cut in range(1, len(data)):
+        frames = Frames(cast("Connection", Arriving(data, [cut, len(data)])), server=True)
+        frames.conversation.state, frames.conversation.window = SENDING, 1
+        assert frames.fill()
+        assert frames.hear_whole() is None
+        if not frames.fill_whole():  # not even all of its offer but for the name is there
+            assert cut < len(encode(Offer(EAGER, size, 5, ""), 1))
+            assert frames.fill()
+        found = frames.hear_whole()
+        assert found
+        assert bytes(found[2]) == bytes(size)
+        assert frames.nothing_begun
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(encode(Offer(0, 9, 5, "a/name"), 1), id="an offer without content"),
+        pytest.param(whole_of(BUFFER_SIZE // 2)[:1000], id="more than there is room for"),
+        pytest.param(encode(Totals(1, 1)), id="something else"),
+        pytest.param(whole_of(9), id="all of it"),
+    ],
+)
+def test_nothing_more_is_read_of_what_cannot_become_whole(data: bytes) -> None:
+    frames = Frames(cast("Connection", Arriving(data + b"more", [len(data), 4])), server=True)
+    frames.conversation.state = SENDING
+    assert frames.fill()
+    assert not frames.fill_whole()
+
+
+def test_small_files_in_pieces_of_any_size_find_room() -> None:
+    """Of a buffer that they fill several times."""
+    data = b"".join(
+        encode_whole(Offer(EAGER, 30_000, 5, f"{number}"), number, bytes(30_000), bytes(32)) for number in range(1, 61)
+    )
+    for piece in (999, 16_384, 100_000):
+        frames = Frames(cast("Connection", Arriving(data, [piece])), server=True)
+        frames.conversation.state, frames.conversation.window = SENDING, 100
+        heard = 0
+        while heard < 60:
+            if frames.hear_whole():
+                heard += 1
+            else:
+                assert frames.fill_whole() or frames.fill()
+        assert frames.nothing_begun

@@ -32,6 +32,7 @@ from securexfer.wire.small import (
     encode_answer,
     encode_claim,
     encode_whole,
+    size_of_whole,
 )
 
 if TYPE_CHECKING:
@@ -123,6 +124,16 @@ class Frames:
             return None
         transfer, offer, content, digest, self._start = found
         return transfer, offer, content, digest
+
+    def fill_whole(self) -> bool:
+        """Read the rest of a small file that has begun to arrive, as far as it is there; return whether any was."""
+        whole = size_of_whole(self._buffer, self._start, self._end)
+        if not self._end - self._start < whole <= BUFFER_SIZE // 2:  # for so much there always is room
+            return False
+        try:
+            return self.fill()
+        except TruncatedError:
+            return False  # the next one says it again, when what has come was heard
 
     def hear_claim(self) -> tuple[int, Claim] | None:
         """Return the next transfer and its claim, if that is what has arrived. None for anything else, as above."""

@@ -141,3 +141,11 @@ def decode_whole(buffer: memoryview, start: int, end: int) -> tuple[int, Offer, 
     if word != _END or number != transfer:
         return None
     return transfer, offer, buffer[start:stop], digest, stop + _WHOLE_TRAILER
+
+
+def size_of_whole(buffer: memoryview, start: int, end: int) -> int:
+    """Return how many bytes a whole eager file has that begins at `start`; 0 if none does, as far as can be seen."""
+    if end - start < _EAGER.size or buffer[start] != _OFFER.kind:
+        return 0
+    _, _, flags, size, _, length = _EAGER.unpack_from(buffer, start)
+    return _EAGER.size + length + (HEADER_SIZE + size if size else 0) + _WHOLE_TRAILER if flags & EAGER else 0
