@@ -213,7 +213,8 @@ class Connection:
 
     def _wake_at(self, enough: int) -> None:
         if enough != self._enough:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, enough)
+            with contextlib.suppress(OSError):  # where that is not known, anything wakes us
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, enough)
             self._enough = enough
 
     def _wait_for_input(self, deadline: float) -> None:
