@@ -60,10 +60,10 @@ def send(
 def _prepare() -> None:
     """Import what is not needed before the login: the server's verification of that takes longer."""
     import securexfer.transfer.sender
-    import securexfer.transfer.sending  # noqa: F401
+    import securexfer.transfer.sending  # noqa: F401 - to have it later
 
     with contextlib.suppress(ImportError):  # a Python that was built without does without its cache of digests
-        import sqlite3  # noqa: F401
+        import sqlite3  # noqa: F401 - the same
 
 
 def _send(

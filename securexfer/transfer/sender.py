@@ -133,20 +133,17 @@ class Sender:
     def _send_all(self) -> None:
         while True:
             self._offer()
+            self._sending.digests.let_go()
             self._say_aborts()
             if self._accepted:
                 self._send_accepted(*self._accepted.popleft())
             elif self._conversation.owed:
-                self._listen()
+                self._out.listen()
             elif not self._aborts and self._sending.over and not (self._opens and self._items):
                 return
             elif self._sending.over or len(self._items) >= self._conversation.window:
                 # Before files are opened, all have to be stored: an answer may have one of them offered anew.
-                self._listen()
-
-    def _listen(self) -> None:
-        self._sending.digests.let_go()
-        self._out.listen()
+                self._out.listen()
 
     def _count(self) -> None:
         self._counted = True
@@ -155,11 +152,7 @@ class Sender:
     # -- offers --------------------------------------------------------------------------------------------------
 
     def _offer(self, *, between: bool = False) -> None:
-        """Offer as much as the window allows, small files with their content.
-
-        Nothing that would go with its content is taken `between` that of a large file: its turn comes soon, and to be
-        offered without would cost it, and the receiver, four messages more.
-        """
+        """Offer as much as the window allows; small files with their content, so none `between` that of a large one."""
         sending, window = self._sending, self._conversation.window
         while len(self._items) < window and len(self._unanswered) < self._ahead:
             if self._accepted and not between:
