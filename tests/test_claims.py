@@ -163,6 +163,15 @@ def test_a_sender_that_waits_keeps_nobody_from_remembering_and_has_written_at_th
     assert rows[-1] == 2
 
 
+def test_what_is_taken_back_is_looked_at_again_before_it_is_claimed(tree: Path) -> None:
+    (item,) = found(tree)
+    assert item.seen
+    with Sending(iter([item]), Silent(), "", Wishes()) as sending:
+        sending.take_back([one for one in [sending.following()] if one])
+        assert sending.following() is item
+    assert item.seen is None
+
+
 def test_what_is_small_goes_with_its_content_behind_a_large_file_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

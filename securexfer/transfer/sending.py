@@ -69,6 +69,7 @@ class Sending:
             if item.sent:
                 self.watcher.sent(item, -item.sent)
             item.sent = item.resumed = 0
+            item.seen = None  # it may change until its turn comes again
         self._again.extendleft(reversed(items))
 
     def offer_all_again(self) -> None:
