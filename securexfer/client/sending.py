@@ -62,9 +62,6 @@ def _prepare() -> None:
     import securexfer.transfer.sender
     import securexfer.transfer.sending  # noqa: F401 - to have it later
 
-    with contextlib.suppress(ImportError):  # a Python that was built without does without its cache of digests
-        import sqlite3  # noqa: F401 - the same
-
 
 def _send(
     door: Login, line: Line | None, items: Iterable[Item], watcher: Watcher, target: Target, wishes: Wishes
