@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.resources
 import json
 import random
@@ -13,6 +14,10 @@ from fuzz import run, sending, speaking, targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vectors import speaking as vectors
+
+from securexfer.transfer.intake import EAGER_LIMIT
+from securexfer.wire.messages import EAGER, UNKNOWN, Finish, Offer, Put, encode
+from securexfer.wire.small import encode_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,6 +100,18 @@ def test_F13_it_makes_no_difference_whether_a_small_file_is_taken_as_a_whole(say
         last += opens and back < 3
         script += saying.replace("N", str(last if opens or back > last else last - back)) + "\n"
     speaking.spoken(vectors.load("sayings", f"promise x\n{script}read right\n").stream)
+
+
+@pytest.mark.parametrize("size", [1, 5000, EAGER_LIMIT])
+def test_a_receiver_never_waits_for_more_than_is_certain_to_come(size: int) -> None:
+    """The end of a file, and what is said after it, would be late else."""
+    content = bytes(size)
+    speaking.received(
+        bytes([speaking.SLOWLY])
+        + encode(Put(bytes(16), "default", 0, UNKNOWN, UNKNOWN, ""))
+        + encode_whole(Offer(EAGER, size, 5, "name"), 1, content, hashlib.sha256(content).digest())
+        + encode(Finish())
+    )
 
 
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])

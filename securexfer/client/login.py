@@ -51,7 +51,7 @@ class Login:
         user: str,
         password: str,
         watcher: Watcher,
-        meanwhile: Callable[[], None] = lambda: None,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         """Call `meanwhile` while the server verifies a login of protocol 2.
 

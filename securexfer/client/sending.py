@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from securexfer.client.login import Line
     from securexfer.client.target import Target
     from securexfer.transfer.items import Item, Watcher
+    from securexfer.transfer.sender import Sender
+    from securexfer.transfer.sending import Sending
     from securexfer.transfer.wishes import Wishes
 
 # What a new connection may help against. (A busy server has been asked for a minute when the login gives up.)
@@ -57,25 +59,25 @@ def send(
         _send(door, line, items, watcher, target, wishes)
 
 
-def _prepare() -> None:
+def _prepare() -> tuple[type[Sender], type[Sending]]:
     """Import what is not needed before the login: the server's verification of that takes longer."""
-    import securexfer.transfer.sender
-    import securexfer.transfer.sending  # noqa: F401 - to have it later
+    from securexfer.transfer.sender import Sender
+    from securexfer.transfer.sending import Sending
+
+    return Sender, Sending
 
 
 def _send(
     door: Login, line: Line | None, items: Iterable[Item], watcher: Watcher, target: Target, wishes: Wishes
 ) -> None:
-    from securexfer.transfer.sender import Sender
-    from securexfer.transfer.sending import Sending
-
+    sender_class, sending_class = _prepare()
     with contextlib.ExitStack() as stack:
         results = None
         if wishes.results:
             from securexfer.client.results import Results
 
             results = stack.enter_context(Results(wishes.results))
-        sending = stack.enter_context(Sending(items, watcher, target.directory, wishes, results))
+        sending = stack.enter_context(sending_class(items, watcher, target.directory, wishes, results))
         left, wait = wishes.retries, Wait(_FIRST_WAIT, _LONGEST_WAIT)
         while True:
             sender = None
@@ -83,7 +85,7 @@ def _send(
                 line = line or door.log_in()
                 if line.frames is None:
                     raise NotSecurexferError("the server spoke protocol 2, and now only protocol 1")
-                sender = Sender(line.frames, sending)
+                sender = sender_class(line.frames, sending)
                 sender.run()
                 line.connection.say_goodbye()
                 return
