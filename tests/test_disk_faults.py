@@ -185,6 +185,22 @@ def test_P21_a_disk_without_hard_links_is_refused_at_the_start(lab: Lab, traced:
     assert not list((lab.inbox / STAGING).iterdir())
 
 
+@needs_strace
+@pytest.mark.parametrize("failing", ["2", "2..3"])
+def test_P21_a_system_that_cannot_link_a_descriptor_does_it_another_way(lab: Lab, traced: Traced, failing: str) -> None:
+    """The second link of all is the first try to give a file a name by its descriptor, the third is one by /proc."""
+    server, trace = traced("-e", "trace=linkat", "-e", f"inject=linkat:error=ENOENT:when={failing}")
+    with ready(server.port, lab.ca, "ana", lab_module.PASSWORD) as speaker:
+        speaker.say(eager(1, "x", b"content"), FINISH)
+        assert speaker.until(messages.Committed, messages.Refuse) == messages.STORED
+        speaker.until(messages.Summary)
+        stranger.leave_in_order(speaker.tls)
+    assert server.stop() == 0
+    assert lab.stored() == {"x": b"content"}
+    (line,) = [line for line in trace.read_text().splitlines() if f"<{lab.inbox / 'ana'}>" in line]
+    assert ('"/proc/self/fd/' in line, f"<{lab.inbox / STAGING}>" in line) == (failing == "2", failing == "2..3")
+
+
 # -- the order of things ---------------------------------------------------------------------------------------
 
 
@@ -275,7 +291,9 @@ def check_order(trace: Path, inbox: Path, files: int, protocol: int = 1) -> Coun
             case "mkdirat":
                 made[call.paths[0]] = call.began
             case "linkat":
-                assert f"{call.paths[0]}/{call.strings[0]}" not in unwritten, "linked before it was synced"
+                file = f"{call.paths[0]}/{call.strings[0]}" if call.strings[0] else call.paths[0]
+                assert STAGING in file
+                assert file not in unwritten, "linked before it was synced"
                 above = {str(parent) for parent in Path(call.paths[1]).parents}
                 published.append({path: made[path] for path in above & made.keys()} | {call.paths[1]: call.began})
             case "fsync" | "syncfs":
@@ -477,7 +495,7 @@ MOMENTS = {
     "fsync of the file": ("fsync", f"{STAGING}/3", 1),
     "link": ("linkat", "ana", 2),
     "fsync of the directory": ("fsync", "ana", 2),
-    "unlink from staging": ("unlinkat", STAGING, 3),  # 1 and 2 are the rehearsal's, in another thread
+    "unlink from staging": ("unlinkat", STAGING, 4),  # those before are the rehearsal's, in another thread
 }
 
 

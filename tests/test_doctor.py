@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from lab import SECUREXFER, environment
 
 if TYPE_CHECKING:
     from lab import Lab
@@ -44,6 +45,20 @@ def test_each_wrong_line_has_a_mend_that_mends(lab: Lab) -> None:
         assert lab.run("doctor", "--home", lab.home).returncode == 2
         subprocess.run(words, check=True)
     assert lab.run("doctor", "--home", lab.home).returncode == 0
+
+
+@pytest.mark.debian
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+@pytest.mark.parametrize(("fault", "said"), [("none", "have no name until"), ("linkat", "no O_TMPFILE")])
+def test_P21_whether_small_files_need_a_name_in_staging_is_told(lab: Lab, fault: str, said: str) -> None:
+    """Both ways to give a name to a file that has none are linkat(2); what is tried before that is link(2)."""
+    lab.inbox.mkdir(mode=0o700)
+    inject = ["-e", f"trace={fault}", *(["-e", f"inject={fault}:error=ENOENT"] if fault != "none" else [])]
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", *inject, SECUREXFER, "doctor", "--home", str(lab.home)]
+    own = environment(SECUREXFER_CONFIG=str(lab.config))
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=own)
+    assert said in found.stdout
+    assert not list(lab.inbox.iterdir()), "doctor leaves nothing"
 
 
 @pytest.mark.debian

@@ -40,7 +40,7 @@ ONLY_IN = {
     "sqlalchemy": {"accounts"},
     "cryptography": {"certificates"},
     "typer": {"cli"},
-    "ctypes": {"dumps", "storage/syncing.py"},
+    "ctypes": {"dumps", "storage/nameless.py", "storage/syncing.py"},
     "rich": {"cli"},
 }
 NEVER_IMPORTED = {"random", "_random", "pickle", "_pickle", "marshal", "shelve", "_ssl"}

@@ -31,7 +31,7 @@ from securexfer.errors import (
     UnsafeNameError,
 )
 from securexfer.names import STAGING_NAME, Name, NamePolicy
-from securexfer.storage import folding, local, publishing, space, staged, syncing
+from securexfer.storage import directories, folding, local, nameless, publishing, space, staged, syncing
 from securexfer.storage import root as roots
 from securexfer.storage.base import Committed, Description, OnConflict, Outcome, in_one
 from securexfer.storage.ledger import LEDGER_NAME
@@ -1009,6 +1009,63 @@ def test_what_the_disk_cannot_hold_as_a_name_is_refused_as_a_name(make: Callable
 def taken(storage: UserStorage, name: str, content: bytes) -> staged.LocalStaging:
     file = Description(Name.parse(name), len(content))
     return storage.take(file, memoryview(content), hashlib.sha256(content).digest())
+
+
+WAYS = {"by its descriptor": nameless.by_descriptor, "by /proc": nameless.by_proc, "with a name": None}
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, root: Path) -> nameless.Way | None:
+    """How small files get their names; those ways that this system has."""
+    found = WAYS[request.param]
+    root.mkdir(mode=0o700)
+    handle = os.open(root, directories.OPEN)
+    try:
+        if found and not nameless.works(found, handle, "probe"):
+            pytest.skip("this system, or this disk, does not have that (open(2), O_TMPFILE; linkat(2))")
+    finally:
+        os.close(handle)
+    return found
+
+
+@pytest.mark.parametrize("policy", OnConflict)
+def test_P21_small_files_are_stored_the_same_however_they_get_their_names(
+    make: Callable[..., Inbox], root: Path, way: nameless.Way | None, policy: OnConflict
+) -> None:
+    inbox = make()
+    inbox.give_name = way
+    (root / "ana").mkdir(mode=0o700)
+    for name in ("taken", "same"):
+        (root / "ana" / name).write_bytes(name.encode())
+    storage = inbox.for_user("ana", policy=policy)
+    group = [taken(storage, *each) for each in (("new", b"1"), ("taken", b"other"), ("same", b"same"), ("d/e", b""))]
+    assert len(list((root / STAGING_NAME).iterdir())) == (0 if way else 4)
+    taken(storage, "given up", b"2").discard()
+    results = storage.commit(group)
+    expected = {
+        OnConflict.REPLACE: (Outcome.REPLACED, {"taken": b"other"}),
+        OnConflict.RENAME: (Outcome.RENAMED, {"taken": b"taken", "taken (1)": b"other"}),
+        OnConflict.SKIP: ("SKIPPED", {"taken": b"taken"}),
+        OnConflict.REFUSE: ("EXISTS", {"taken": b"taken"}),
+    }[policy]
+    assert [each.outcome if isinstance(each, Committed) else each.reason for each in results] == [
+        *(Outcome.STORED, expected[0], Outcome.UNCHANGED, Outcome.STORED)
+    ]
+    assert stored(root) == {"new": b"1", "same": b"same", "d/e": b"", **expected[1]}
+    assert {path.stat().st_nlink for path in (root / "ana").rglob("*") if path.is_file()} == {1}
+    assert not list((root / STAGING_NAME).iterdir())
+    assert mode_of(root / "ana" / "new") == 0o600
+
+
+def test_P21_a_system_without_nameless_files_does_with_names(
+    make: Callable[..., Inbox], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    inbox = make()
+    assert inbox.give_name is None
+    storage = inbox.for_user("ana")
+    assert isinstance(storage.commit([taken(storage, "x", b"1")])[0], Committed)
+    assert stored(root) == {"x": b"1"}
 
 
 def test_what_stands_under_a_name_is_read_in_a_step_that_waits_and_the_order_stays(

@@ -119,6 +119,8 @@ def _inbox(directory: Path) -> str:
         try:
             probe.touch(mode=0o600, exist_ok=False)
             second.hardlink_to(probe)
+            second.unlink()
+            nameless = _has_nameless(directory, second.name)
         except OSError as error:
             raise ConfigurationError(
                 f"{directory} cannot hold received files: {error.strerror}",
@@ -128,4 +130,15 @@ def _inbox(directory: Path) -> str:
             second.unlink(missing_ok=True)
             probe.unlink(missing_ok=True)
     found = os.statvfs(directory)
-    return f"{directory}, {found.f_bavail * found.f_frsize / 1e9:.1f} GB free"
+    way = "have no name until they are stored" if nameless else "are staged by name, as there is no O_TMPFILE: slower"
+    return f"{directory}, {found.f_bavail * found.f_frsize / 1e9:.1f} GB free; small files {way}"
+
+
+def _has_nameless(directory: Path, name: str) -> bool:
+    from securexfer.storage.nameless import way
+
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return way(handle, name) is not None
+    finally:
+        os.close(handle)

@@ -280,5 +280,4 @@ def remove_tree(staging: int, name: str) -> None:
 
 def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
     """Whether both are one file, whose content nobody is seen to have changed: what has another link has its ctime."""
-    size, mtime, _, inode, device = identity(one)
-    return (size, mtime, inode, device) == (*identity(other)[:2], *identity(other)[3:])
+    return os.path.samestat(one, other) and (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)

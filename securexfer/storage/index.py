@@ -7,9 +7,10 @@ is noted of durable content alone. A row of a file that is gone is replaced when
 
 from __future__ import annotations
 
+import struct
 import threading
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import os
@@ -19,28 +20,21 @@ if TYPE_CHECKING:
 
 MAX_FILES = 500_000  # the newest of them are kept: about 90 MiB of disk with names of 40 bytes
 _TRIM_EVERY = 10_000  # rows
-_POSITIVE = 2**63 - 1  # of SQLite's integers; more than that would be an OverflowError
-_FIND = "SELECT size, mtime_ns, ctime_ns, inode, device, digest FROM files WHERE user = ? AND name = ?"
-_FIND_FROM = (
-    "SELECT name, size, mtime_ns, ctime_ns, inode, device, digest FROM files WHERE user = ? AND name >= ?"
-    " ORDER BY name LIMIT ?"
-)
+_WORD = 2**64 - 1  # times may be negative
+_IDENTITY = struct.Struct(">5Q")
+_FIND = "SELECT known FROM files WHERE user = ? AND name = ?"
+_FIND_FROM = "SELECT name, known FROM files WHERE user = ? AND name >= ? ORDER BY name LIMIT ?"
 _MOST_AHEAD = 128  # rows: then the statement itself is a hundredth of what they cost
-_NOTE = "INSERT OR REPLACE INTO files (size, mtime_ns, ctime_ns, inode, device, digest, user, name) VALUES "
-_ROW = "(?, ?, ?, ?, ?, ?, ?, ?)"
+_NOTE = "INSERT OR REPLACE INTO files (user, name, known) VALUES "
+_ROW = "(?, ?, ?)"
 _ROWS = 32  # in one statement: two thirds of the time of as many statements, and 64 would save no more
 _TRIM = "DELETE FROM files WHERE number <= (SELECT max(number) FROM files) - ?"
 
 
-def identity(found: os.stat_result) -> tuple[int, int, int, int, int]:
+def identity(found: os.stat_result) -> bytes:
     """Return what is the same as long as nobody has changed a file: size, mtime, ctime, inode, device."""
-    return (
-        found.st_size,
-        found.st_mtime_ns & _POSITIVE,
-        found.st_ctime_ns & _POSITIVE,
-        found.st_ino & _POSITIVE,
-        found.st_dev & _POSITIVE,
-    )
+    mtime, ctime = found.st_mtime_ns & _WORD, found.st_ctime_ns & _WORD
+    return _IDENTITY.pack(found.st_size, mtime, ctime, found.st_ino, found.st_dev)
 
 
 class Index:
@@ -54,18 +48,16 @@ class Index:
 
     def find(self, user: str, name: str, found: os.stat_result) -> bytes | None:
         """Return the SHA-256 of the file that was found under a user's name; None if it is not known."""
-        for *noted, digest in self._ledger.read(_FIND, (user, name)):
-            if tuple(noted) == identity(found):
-                return bytes(digest)
-        return None
+        rows = self._ledger.read(_FIND, (user, name))
+        return _digest_of(rows[0][0], found) if rows else None
 
-    def rows_from(self, user: str, name: str, count: int) -> list[tuple[Any, ...]]:
-        """Return a user's first rows from a name on, in the order of names: name, identity, SHA-256."""
+    def rows_from(self, user: str, name: str, count: int) -> list[tuple[str, bytes]]:
+        """Return a user's first rows from a name on, in the order of names: name, and what is known of the file."""
         return self._ledger.read(_FIND_FROM, (user, name, count))
 
     def note(self, user: str, files: Sequence[tuple[str, os.stat_result, bytes]]) -> None:
         """Note names, what was found under them, and the SHA-256 of that."""
-        rows = [(*identity(found), digest, user, name) for name, found, digest in files]
+        rows = [(user, name, identity(found) + digest) for name, found, digest in files]
         many = len(rows) - len(rows) % _ROWS
         batches = [list(chain.from_iterable(rows[start : start + _ROWS])) for start in range(0, many, _ROWS)]
         if batches:
@@ -90,19 +82,24 @@ class ReadAhead:
     def __init__(self, index: Index, user: str) -> None:
         self._index = index
         self._user = user
-        self._rows: dict[str, tuple[Any, ...]] = {}
+        self._rows: dict[str, bytes] = {}
         self._used = 0
 
     def find(self, name: str, found: os.stat_result) -> bytes | None:
         """Return the SHA-256 of the file that was found under a name; None if it is not known."""
-        row = self._rows.pop(name, None)
-        if row is None:
-            row = self._read(name)
+        known = self._rows.pop(name, None)
+        if known is None:
+            known = self._read(name)
         else:
             self._used += 1
-        return row[6] if row and row[1:6] == identity(found) else None
+        return _digest_of(known, found) if known else None
 
-    def _read(self, name: str) -> tuple[Any, ...] | None:
+    def _read(self, name: str) -> bytes | None:
         rows = self._index.rows_from(self._user, name, min(2 * self._used + 2, _MOST_AHEAD))
-        self._rows, self._used = {row[0]: row for row in rows}, 0
+        self._rows, self._used = dict(rows), 0
         return self._rows.pop(name, None)
+
+
+def _digest_of(known: bytes, found: os.stat_result) -> bytes | None:
+    """Return the SHA-256 of a file that was found, if what is known is still said of the same content."""
+    return known[_IDENTITY.size :] if known.startswith(identity(found)) else None

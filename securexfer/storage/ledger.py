@@ -24,15 +24,13 @@ LEDGER_NAME = ".securexfer-index"  # in the root, which no peer can name a file 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux: another at each start of the machine
 _COMPANIONS = ("", "-wal", "-shm", "-journal")
 _APPLICATION = 0x53584653  # PRAGMA application_id, "SXFS": whose file this is
-_VERSION = 1
+_VERSION = 2
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _SCHEMA = """
 BEGIN;
 CREATE TABLE volatile (boot TEXT NOT NULL);
 CREATE TABLE files (
-    number INTEGER PRIMARY KEY, user TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, device INTEGER NOT NULL,
-    digest BLOB NOT NULL, UNIQUE (user, name)
+    number INTEGER PRIMARY KEY, user TEXT NOT NULL, name TEXT NOT NULL, known BLOB NOT NULL, UNIQUE (user, name)
 );
 CREATE TABLE partials (
     user TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER, synced INTEGER NOT NULL,

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from securexfer.errors import ConfigurationError
 from securexfer.names import STAGING_NAME, Name, NamePolicy
-from securexfer.storage import directories, root
+from securexfer.storage import directories, nameless, root
 from securexfer.storage.base import OnConflict
 from securexfer.storage.bundle import Bundles
 from securexfer.storage.failures import Translated
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from securexfer.storage.bundle import Bundle
+    from securexfer.storage.nameless import Way
 
 QUICK_SECONDS = 0.0001  # for a sync: a disk takes ten times as long, a memory file system a hundredth
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # link(2): what says that there are none
@@ -99,6 +100,7 @@ class Inbox:
                 self.partials.sweep()
                 self.quick = False  # whether a sync takes no time worth mentioning
                 self.made_with: int | None = None  # the mode that a file has here when it is made, if that is known
+                self.give_name: Way | None = None  # to a file that was created without one; None where there are none
                 self._rehearse()
                 self._bundles = Bundles(self._root, self._staging, self.index, path.absolute() / STAGING_NAME)
                 stack.callback(self._bundles.close)  # before the handles that it has
@@ -140,8 +142,10 @@ class Inbox:
         """
         return self._bundles.new(user, Name.parse(directory).parts if directory else ())
 
-    def create_staging(self) -> tuple[int, str]:
-        """Create an empty file where no peer can name it; return its descriptor and its name there."""
+    def create_staging(self, *, named: bool = True) -> tuple[int, str]:
+        """Create an empty file where no peer can name it; return its descriptor and its name there, "" without."""
+        if not named:
+            return nameless.create(self._staging), ""
         name = str(next(self._numbers))
         return os.open(name, os.O_WRONLY | os.O_EXCL | root.CREATE, 0o600, dir_fd=self._staging), name
 
@@ -157,6 +161,12 @@ class Inbox:
     def publish(self, staged: str, name: str, directory: int) -> None:
         """Make a staged file visible as `name`; raises FileExistsError if that is taken."""
         os.link(staged, name, src_dir_fd=self._staging, dst_dir_fd=directory, follow_symlinks=False)
+
+    def name(self, descriptor: int, give: Way) -> str:
+        """Give a file without a name one where no peer can name it; return it. Raises OSError."""
+        name = str(next(self._numbers))
+        give(descriptor, name, self._staging)
+        return name
 
     def replace(self, staged: str, name: str, directory: int) -> None:
         """Put a staged file in the place of the one that stands under `name`, in one step."""
@@ -194,6 +204,7 @@ class Inbox:
             self.made_with = stat.S_IMODE(os.fstat(descriptor).st_mode)
             self._rehearse_access(descriptor)
             self._rehearse_link(name)
+            self.give_name = nameless.way(self._staging, f"{name}-nameless")
             self.quick = self._rehearse_sync(descriptor) < QUICK_SECONDS
         finally:
             os.close(descriptor)

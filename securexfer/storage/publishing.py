@@ -53,7 +53,7 @@ class Publisher:
         """Make a group durable and visible, in order; see Storage.commit_in_steps."""
         handles = directories.Handles(self._inbox, self._home)
         try:
-            failures = errors_of([staging.finish for staging in group])
+            failures: list[Exception | None] = [staging.finish() for staging in group]
             if self._inbox.rules.durable:
                 synced: list[Synced] = []
                 yield lambda: synced.append(self._sync(group))
@@ -113,9 +113,24 @@ class Publisher:
     ) -> list[Committed | SecurexferError]:
         """Make files visible, in order, up to the first one whose name is taken."""
         results: list[Committed | SecurexferError] = []
+        parent, folds = handles.parent, self._inbox.folds
         with contextlib.suppress(FileExistsError):
             for staging, failure in zip(group, failures, strict=True):
-                results.append(self._place(staging, handles, failure, meet=False))
+                if failure or folds:
+                    results.append(self._place(staging, handles, failure, meet=False))
+                    continue
+                name = staging.name
+                try:  # what `_place` does of most files, in a third of the time
+                    staging.publish(name.parts[-1], parent(name))
+                except FileExistsError:
+                    raise
+                except OSError as error:
+                    results.append(translation(error, name))
+                except SecurexferError as error:
+                    results.append(error)
+                else:
+                    staging.added = staging.size
+                    results.append(Committed(Outcome.STORED, name))
         return results
 
     def _place(
@@ -147,13 +162,13 @@ class Publisher:
             last = candidate.parts[-1]
             try:
                 if not self._inbox.folds:
-                    self._inbox.publish(staging.file, last, directory)
+                    staging.publish(last, directory)
                 else:
                     with self._inbox.claim(directory, last) as free:
                         if not free:
                             why = "a name that other systems cannot tell from it stands there"
                             continue
-                        self._inbox.publish(staging.file, last, directory)
+                        staging.publish(last, directory)
             except FileExistsError:
                 if not meet:
                     raise
@@ -176,7 +191,7 @@ class Publisher:
         standing = os.stat(last, dir_fd=directory, follow_symlinks=False)
         if not stat.S_ISREG(standing.st_mode):
             return None
-        self._replace(staging.file, last, directory)
+        self._replace(staging.named(), last, directory)
         staging.added = max(0, staging.size - standing.st_size)  # rather too much than too little; see Usage
         return Outcome.REPLACED
 

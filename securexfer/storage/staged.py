@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from securexfer.storage.base import Description
     from securexfer.storage.local import Inbox
+    from securexfer.storage.nameless import Way
     from securexfer.storage.space import Claim
 
 
@@ -22,23 +23,29 @@ class LocalStaging:
     """One unfinished file in the staging directory, with the room it was promised; see Staging."""
 
     only_by_itself = False  # whether nothing but `sync` will do to sync it
+    digest = b""
+    added = 0  # bytes that the user's files have grown by; set when it is published, or kept
+    _settled = False
 
     def __init__(
-        self, inbox: Inbox, described: Description, claim: Claim | None, opened: tuple[int, str] | None = None
+        self,
+        inbox: Inbox,
+        described: Description,
+        claim: Claim | None,
+        opened: tuple[int, str] | None = None,
+        give_name: Way | None = None,
     ) -> None:
-        """Take a file that is open, and its name in staging; without, create one. A claim is this object's now."""
-        self.name = described.name
-        self.size = described.size
-        self.digest = b""
-        self.added = 0  # bytes that the user's files have grown by; set when it is published, or kept
-        self._described = described
+        """Take a file that is open, and its name in staging; without, create one. A claim is this object's now.
+
+        With what can `give_name` to it later, it is created without one, and leaves nothing in staging.
+        """
+        self.name, self.size, _, _ = self._described = described
         self._inbox = inbox
         self._claim = claim
-        self._named = True
-        self._settled = False
+        self._give_name = give_name
         self._mode = None if opened else inbox.made_with  # that it has, if that is known
         try:
-            self._descriptor, self.file = opened or inbox.create_staging()
+            self._descriptor, self.file = opened or inbox.create_staging(named=give_name is None)
         except BaseException as error:
             self.give_back()
             if isinstance(error, OSError):
@@ -70,15 +77,19 @@ class LocalStaging:
             with contextlib.suppress(OSError):  # advice: the sync that follows is what counts
                 os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
-    def finish(self) -> None:
-        """Set the mode that the server's rules ask for, and the mtime. Raises OSError."""
-        rules, described = self._inbox.rules, self._described
+    def finish(self) -> OSError | None:
+        """Set the mode that the server's rules ask for, and the mtime. Return what keeps it from that."""
+        rules, (_, _, mtime_ns, executable) = self._inbox.rules, self._described
         # Of the sender's mode, one bit at most: whether the owner may execute it.
-        mode = rules.file_mode | 0o100 * described.executable
-        if mode != self._mode or rules.group is not None:
-            set_access(self._descriptor, rules.group, mode)
-        if described.mtime_ns is not None:
-            os.utime(self._descriptor, ns=(described.mtime_ns, described.mtime_ns))
+        mode = rules.file_mode | 0o100 if executable else rules.file_mode
+        try:
+            if mode != self._mode or rules.group is not None:
+                set_access(self._descriptor, rules.group, mode)
+            if mtime_ns is not None:
+                os.utime(self._descriptor, ns=(mtime_ns, mtime_ns))
+        except OSError as error:
+            return error
+        return None
 
     def sync(self) -> None:
         """Make it durable. Raises OSError."""
@@ -98,11 +109,24 @@ class LocalStaging:
         """Return what the system says of the file itself. Raises OSError."""
         return os.fstat(self._descriptor)
 
+    def publish(self, name: str, directory: int) -> None:
+        """Make it visible as `name`; raises FileExistsError if that is taken."""
+        if self._give_name:
+            self._give_name(self._descriptor, name, directory)
+        else:
+            self._inbox.publish(self.file, name, directory)
+
+    def named(self) -> str:
+        """Return its name in staging, and give it one if it has none. Raises OSError."""
+        if self._give_name and not self.file:
+            self.file = self._inbox.name(self._descriptor, self._give_name)
+        return self.file
+
     def unname(self) -> None:
         """Forget its name in staging, whether it has another by now or not; once is enough."""
-        if self._named:
-            self._named = False
+        if self.file:
             self._inbox.remove_staging(self.file)
+            self.file = ""
 
     def give_back(self) -> None:
         """Give the room back that was set aside, but for what the user's files have grown by."""
@@ -115,10 +139,10 @@ class LocalStaging:
             return
         self._settled = True
         self.unname()
-        try:  # noqa: SIM105 - there is one for each of many files, and this costs them nothing
+        try:
             os.close(self._descriptor)
         except OSError:  # what was to be durable was synced; some file systems fail here as well
-            pass
+            self._inbox.remove_staging(self.file)
         self.give_back()
 
     def discard(self) -> None:

@@ -108,7 +108,9 @@ class UserStorage:
             usage = self._usage_of(file, self._find(file)) if self._usage else None
             self.inbox.space.check(file.size)
             claim = Claim(self.inbox.space, usage, file.size) if usage else None
-            staging = LocalStaging(self.inbox, file, claim)
+            # A bundle is made of names in staging. For all others none is made, and removed: on a disk that was a tenth
+            # of what a small file costs.
+            staging = LocalStaging(self.inbox, file, claim, None, None if self.bundle else self.inbox.give_name)
             try:
                 staging.append(content)
             except OSError:
