@@ -13,7 +13,7 @@ from securexfer.events import (
     ConnectionClosed,
     ConnectionOpened,
     Event,
-    FileStored,
+    FilesStored,
     KeyNotice,
     LimitHit,
     LoginAccepted,
@@ -79,7 +79,7 @@ def session(number: int, address: str, files: int = 1) -> list[Event]:
     return [
         ConnectionOpened(number, address),
         LoginAccepted(number, address, "ana", 0.1),
-        *(FileStored(number, address, "ana", f"{each}", 1, "", "stored", f"{each}", 0.1) for each in range(files)),
+        *(FilesStored(number, address, "ana", [(f"{each}", 1, "", "stored", f"{each}", 0.1)]) for each in range(files)),
         ConnectionClosed(number, address, "done", "", 1.0),
     ]
 
@@ -156,7 +156,7 @@ def test_O02_sessions_are_all_there_however_many_and_whatever_their_neighbours_d
                 gate.write(*good[step : step + 1], *bad[step : step + 1])
         gate.wait(1)
     assert len(gate.written(LoginAccepted)) == 20 * 64
-    assert len(gate.written(FileStored)) == 20 * 64 * 3
+    assert len(gate.written(FilesStored)) == 20 * 64 * 3
     good = {event.connection for event in gate.written(LoginAccepted)}
     for kind in (ConnectionOpened, ConnectionClosed):
         assert good <= {event.connection for event in gate.written(kind)}

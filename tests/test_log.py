@@ -127,6 +127,7 @@ def evil(kind: type[events.Event]) -> Any:
         "int": 7,
         "float": 0.5,
         "Mapping[str, int]": {"conn.open": 7},
+        "Sequence[StoredFile]": [(EVIL, 7, EVIL, EVIL, EVIL, 0.5)],
     }
     fields = {field.name: values[str(field.type)] for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return kind(**fields | ({"shown": ("│ one", "│ two")} if "shown" in fields else {}))
@@ -144,30 +145,47 @@ def check_lines(text: str, count: int) -> None:
 def test_O01_every_field_of_every_event_is_escaped(kind: type[events.Event]) -> None:
     """In JSON to ASCII alone; as text so that nothing in a field looks like a field."""
     event = evil(kind)
-    as_json = log._as_json(time.time(), event)
+    (as_json,) = log._as_json(time.time(), event)
     assert as_json.isascii()
     assert as_json.isprintable()
     assert json.loads(as_json)["event"] == kind.kind
-    as_text = log._as_text(time.time(), event)
+    (as_text,) = log._as_text(time.time(), event)
     if hasattr(event, "shown"):
         as_text, *shown = as_text.split("\n")  # lines of their own, which whoever makes the event sees to
         assert shown == [*event.shown]
     assert as_text.isprintable()
     words = shlex.split(as_text)
     assert words[2] == kind.kind
-    fields = {field.name for field in dataclasses.fields(event)}  # type: ignore[arg-type]
+    fields = {field.name for field in dataclasses.fields(event)} | {*log._OF_A_FILE}  # type: ignore[arg-type]
     assert [word.partition("=")[0] for word in words[3:] if word.partition("=")[0] not in fields] == []
     assert "user=root" not in words
 
 
-@pytest.mark.parametrize("stored_as", ["d/x", f"d/{EVIL}", "d/x (1)", "d/é"])
-@pytest.mark.parametrize("name", ["d/x", f"d/{EVIL}", "d/é"])
-def test_the_line_of_a_stored_file_is_made_as_all_others_are(name: str, stored_as: str) -> None:
-    class Other(events.FileStored):
-        """The same, but for who looks at its class."""
+def test_the_lines_of_stored_files_are_made_as_all_others_are() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Other(events.Event):
+        """One of them, as an event of its own."""
 
-    values = (7, "192.0.2.1", "ana", name, 3, "ab" * 32, Outcome.RENAMED, stored_as, 0.123456)
-    assert log._as_json(1.5, events.FileStored(*values)) == log._as_json(1.5, Other(*values))
+        kind = "file.ok"
+        connection: int
+        address: str
+        user: str
+        name: str
+        size: int
+        sha256: str
+        outcome: str
+        stored_as: str
+        seconds: float
+
+    whose = (7, "192.0.2.1", "ana")
+    files = [
+        (name, 3, "ab" * 32, Outcome.RENAMED, stored_as, 0.123456)
+        for name in ("d/x", f"d/{EVIL}", "d/é")
+        for stored_as in ("d/x", f"d/{EVIL}", "d/x (1)", "d/é")
+    ]
+    for render in (log._as_json, log._as_text):
+        lines = render(1.5, events.FilesStored(*whose, files))
+        assert lines == [line for file in files for line in render(1.5, Other(*whose, *file))]
 
 
 def attack(lab: Lab, port: int) -> None:

@@ -14,14 +14,14 @@ import os
 import threading
 import time
 from json.encoder import encode_basestring_ascii as _text
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from securexfer.cli.floodgate import TELL_SECONDS, Floodgate
-from securexfer.events import FileStored, LogDropped
+from securexfer.events import FilesStored, LogDropped
 from securexfer.names import show
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from securexfer.events import Event
 
@@ -32,6 +32,7 @@ FEW_LINES = 4  # at once are no reason to wait for more
 GATHER_SECONDS = 0.005  # for those that come next, where many came
 BATCH_LINES = 1000  # written at once: they wait no more, and are not in the list of those that do
 CLOSE_SECONDS = 2.0  # how long the end waits for a log that does not take its lines
+_OF_A_FILE = ("name", "size", "sha256", "outcome", "stored_as", "seconds")  # what a StoredFile says, in its order
 
 
 class LogFormat(enum.StrEnum):
@@ -71,13 +72,16 @@ class Log:
 
     def _add(self, moment: float, event: Event) -> None:
         waiting = len(self._lines)
+        if waiting >= QUEUE_LINES:
+            self._dropped += len(event.files) if isinstance(event, FilesStored) else 1
+            return
         # Rendered here: two threads that take turns for that cost each small file more than its line does.
-        line = self._render(moment, event) if waiting < QUEUE_LINES else ""
-        if not line or (waiting >= LONG_LINES and len(line) > LONG_LINE):
+        lines = self._render(moment, event)
+        if waiting >= LONG_LINES and len(lines) == 1 and len(lines[0]) > LONG_LINE:
             self._dropped += 1
             return
-        self._lines.append(line)
-        if len(self._lines) == 1:  # else our thread finds it after those before it
+        self._lines += lines
+        if len(self._lines) == len(lines):  # else our thread finds them after those before them
             self._woken.set()
 
     def _run(self) -> None:
@@ -100,7 +104,7 @@ class Log:
             self._put("\n".join((*lines, "")).encode(errors="backslashreplace"))
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
-                told = self._render(time.time(), LogDropped(dropped)) + "\n"
+                told = "\n".join((*self._render(time.time(), LogDropped(dropped)), ""))
                 try:
                     self._put(told.encode())
                 except OSError:
@@ -135,30 +139,43 @@ class Log:
         return os.write(self._stream.fileno(), data)
 
 
-def _as_json(moment: float, event: Event) -> str:
-    """Return an event as JSON, in ASCII only: every control character is escaped."""
-    said = _stored(event) if type(event) is FileStored else _fields(event)
+def _as_json(moment: float, event: Event) -> list[str]:
+    """Return an event as lines of JSON, in ASCII only: every control character is escaped."""
     second = int(moment)
     clock = f"{_second(second)}.{int((moment - second) * 1000):03d}Z"
-    return f'{{"time": "{clock}", "level": "{event.level}", "event": "{event.kind}"{said}}}'
+    begin = f'{{"time": "{clock}", "level": "{event.level}", "event": "{event.kind}"'
+    if isinstance(event, FilesStored):
+        return _stored(begin, event)
+    return [f"{begin}{_fields(vars(event))}}}"]
 
 
-def _fields(event: Event) -> str:
+def _fields(values: Mapping[str, Any]) -> str:
     return "".join(
         f', "{name}": {f"{value:.4f}" if isinstance(value, float) else json.dumps(value)}'
-        for name, value in vars(event).items()
+        for name, value in values.items()
     )
 
 
-def _stored(event: FileStored) -> str:
-    """Return what `_fields` does, in a fifth of the time: there is one for each of many small files."""
-    address, user, name = _text(event.address), _text(event.user), _text(event.name)
-    stored_as = name if event.stored_as == event.name else _text(event.stored_as)
-    return (
-        f', "connection": {event.connection}, "address": {address}, "user": {user}, "name": {name}'
-        f', "size": {event.size}, "sha256": {_text(event.sha256)}, "outcome": {_text(event.outcome)}'
-        f', "stored_as": {stored_as}, "seconds": {event.seconds:.4f}'
-    )
+def _stored(begin: str, event: FilesStored) -> list[str]:
+    """Return what `_fields` makes of each file, in a fifth of the time: there may be very many."""
+    user, address = _text(event.user), _text(event.address)
+    begin = f'{begin}, "connection": {event.connection}, "address": {address}, "user": {user}, "name": '
+    return [
+        f'{begin}{_text(name)}, "size": {size}, "sha256": {_text(sha256)}, "outcome": {_text(outcome)}'
+        f', "stored_as": {_text(stored_as)}, "seconds": {seconds:.4f}}}'
+        for name, size, sha256, outcome, stored_as, seconds in event.files
+    ]
+
+
+def _each(event: Event) -> Iterator[dict[str, Any]]:
+    """Yield the fields of each line of an event."""
+    values = dict(vars(event))
+    if isinstance(event, FilesStored):
+        del values["files"]
+        for file in event.files:
+            yield values | dict(zip(_OF_A_FILE, file, strict=True))
+    else:
+        yield values
 
 
 @functools.lru_cache(maxsize=1)  # most lines belong to the second of the line before
@@ -166,12 +183,15 @@ def _second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-def _as_text(moment: float, event: Event) -> str:
-    values = dict(vars(event))
-    shown = values.pop("shown", ())  # lines of their own, below
-    words = [f"{name}={_plain(value)}" for name, value in values.items() if value not in ("", None, ())]
+def _as_text(moment: float, event: Event) -> list[str]:
+    """Return an event as lines for people."""
     clock = time.strftime("%H:%M:%S", time.localtime(moment))
-    return "\n".join([f"{clock} {event.level.upper():7} {event.kind:12} {' '.join(words)}", *shown])
+    lines = []
+    for values in _each(event):
+        shown = values.pop("shown", ())  # lines of their own, below
+        words = [f"{name}={_plain(value)}" for name, value in values.items() if value not in ("", None, ())]
+        lines.append("\n".join([f"{clock} {event.level.upper():7} {event.kind:12} {' '.join(words)}", *shown]))
+    return lines
 
 
 def _plain(value: object) -> str:

@@ -210,7 +210,7 @@ class Openings:
         self.bundle = bundle
         self._opener = opener
         self._whose = whose
-        self._silent = silent
+        self.silent = silent
         self._taken: list[tuple[str, Name, Action]] = []
         self._crowded = False  # whether more came than that list takes
         self._lock = threading.Lock()
@@ -218,7 +218,7 @@ class Openings:
 
     def takes(self, name: str, stored: Committed) -> bool:
         """See transfer.openings.Openings."""
-        if self._silent:  # which is said first: it is every file's way where nothing is ever opened
+        if self.silent:
             return False
         action = self._opener.rules.action_for(str(stored.stored_as))
         if action is Action.STORE:

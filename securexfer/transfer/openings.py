@@ -104,6 +104,11 @@ class Openings(Protocol):
         """What keeps the files that are stored, for them."""
         ...
 
+    @property
+    def silent(self) -> bool:
+        """Whether none is ever taken, and nothing is said about that."""
+        ...
+
     def takes(self, name: str, stored: Committed) -> bool:
         """Whether a file that was just stored is going to be opened; if somebody may expect it, the log says why not.
 

@@ -6,15 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from securexfer.events import FileAborted, FileRejected, FileStored, LimitHit
+from securexfer.events import FileAborted, FileRejected, FilesStored, LimitHit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from securexfer.errors import SecurexferError
-    from securexfer.events import Observer
+    from securexfer.events import Observer, StoredFile
     from securexfer.names import NamePolicy
-    from securexfer.storage.base import Committed
     from securexfer.storage.bundle import Bundle
     from securexfer.transfer.openings import Openings
 
@@ -33,21 +32,9 @@ class Session:
     observe: Observer
     open_send: Callable[[Callable[[], Bundle]], Openings]  # what is opened of one send; it is given what makes a bundle
 
-    def stored(self, name: str, size: int, digest: str, outcome: Committed, started: float) -> None:
-        """Tell that a file is durable under its name; `started` is a moment of the monotonic clock."""
-        self.observe(
-            FileStored(
-                self.connection,
-                self.address,
-                self.user,
-                name,
-                size,
-                digest,
-                outcome.outcome,
-                str(outcome.stored_as),
-                time.monotonic() - started,
-            )
-        )
+    def stored(self, files: Sequence[StoredFile]) -> None:
+        """Tell that files are durable under their names."""
+        self.observe(FilesStored(self.connection, self.address, self.user, files))
 
     def rejected(self, name: str, size: int, digest: str, error: SecurexferError, started: float) -> None:
         """Tell that a file arrived, or was announced, and is not stored."""

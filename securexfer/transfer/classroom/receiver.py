@@ -258,7 +258,8 @@ class Receiver:
     def _report(self, arrival: _Arrival, outcome: Committed | SecurexferError | None) -> None:
         session, size = self._session, arrival.header.size
         if isinstance(outcome, Committed):
-            session.stored(arrival.shown, size, arrival.digest, outcome, arrival.started)
+            seconds, stored_as = time.monotonic() - arrival.started, str(outcome.stored_as)
+            session.stored([(arrival.shown, size, arrival.digest, outcome.outcome, stored_as, seconds)])
             self._openings.takes(arrival.shown, outcome)
         elif outcome:
             session.rejected(arrival.shown, size, arrival.digest, outcome, arrival.started)
