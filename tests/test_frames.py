@@ -74,12 +74,12 @@ def listen(data: bytes, sizes: list[int], *, whole: bool, window: int = 2) -> tu
                     continue
             elif whole and frames.fill_whole():
                 continue
-            elif whole and (found := frames.hear_whole()):
-                number, offer, content, digest = found
-                heard.append((number, offer))
-                if content:
-                    heard.append((number, bytes(content)))
-                heard.append((number, Trailer(digest)))
+            elif whole and (found := frames.hear_wholes()):
+                for number, flags, size, mtime_ns, name, content, digest in found:
+                    heard.append((number, Offer(flags, size, mtime_ns, name)))
+                    if content:
+                        heard.append((number, bytes(content)))
+                    heard.append((number, Trailer(digest)))
                 continue
             elif whole and (claim := frames.hear_claim()):
                 heard.append(claim)
@@ -177,8 +177,22 @@ def test_files_that_have_arrived_are_taken_whole() -> None:
     frames = Frames(cast("Connection", Arriving(data, [len(data)])), server=True)
     frames.conversation.state, frames.conversation.window = SENDING, 4
     assert frames.fill()
-    taken = [found and (found[0], bytes(found[2])) for found in (frames.hear_whole() for _ in range(4))]
-    assert taken == [(1, b"content"), (2, b"content"), (3, b""), None]
+    assert [(each[0], bytes(each[5])) for each in frames.hear_wholes()] == [(1, b"content"), (2, b"content"), (3, b"")]
+    assert frames.hear_wholes() == []
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+@pytest.mark.parametrize("frame", ["offer", "data", "trailer"])
+def test_a_file_with_another_number_anywhere_is_left_to_who_says_what_is_wrong(frame: str, number: int) -> None:
+    parts = dict(zip(("offer", "data", "trailer"), eager(2, b"content"), strict=True))
+    parts[frame] = parts[frame][:4] + number.to_bytes(4, "big") + parts[frame][8:]
+    data = b"".join(eager(1, b"first")) + b"".join(parts.values())
+    frames = Frames(cast("Connection", Arriving(data, [len(data)])), server=True)
+    frames.conversation.state, frames.conversation.window = SENDING, 4
+    assert frames.fill()
+    assert [each[0] for each in frames.hear_wholes()] == [1]
+    assert frames.hear_wholes() == []
+    assert listen(data, [len(data)], whole=True, window=4)[1] == "ProtocolError"
 
 
 @pytest.mark.parametrize("size", [BUFFER_SIZE - 200, BUFFER_SIZE, 3 * BUFFER_SIZE])
@@ -337,6 +351,23 @@ def test_what_is_noted_at_once_is_what_is_noted_of_messages(quick: str, number: 
     assert COUNTED in {conversation.state for conversation in situations()}
 
 
+@pytest.mark.parametrize("numbers", [(1,), (1, 2), (2, 1), (1, 1), (1, 3), (0, 1)])
+def test_many_stored_are_noted_as_each_of_them_is_or_none_is(numbers: tuple[int, ...]) -> None:
+    noted = 0
+    for at_once, slowly in zip(situations(), situations(), strict=True):
+        for conversation in (at_once, slowly):
+            conversation.open[1] = COMPLETE
+        before = known(at_once)
+        if at_once.note_all_stored(numbers):
+            noted += 1
+            for number in numbers:
+                slowly.note(SERVER, Committed, number)
+            assert known(at_once) == known(slowly)
+        else:
+            assert known(at_once) == before
+    assert bool(noted) is (numbers in {(1,), (1, 2), (2, 1)})
+
+
 def whole_of(size: int) -> bytes:
     content = bytes(size)
     return encode_whole(Offer(EAGER, size, 5, "a/name"), 1, content, hashlib.sha256(content).digest())
@@ -349,13 +380,12 @@ def test_a_small_file_that_comes_in_two_pieces_is_heard_whole_wherever_the_cut_i
         frames = Frames(cast("Connection", Arriving(data, [cut, len(data)])), server=True)
         frames.conversation.state, frames.conversation.window = SENDING, 1
         assert frames.fill()
-        assert frames.hear_whole() is None
+        assert frames.hear_wholes() == []
         if not frames.fill_whole():  # not even all of its offer but for the name is there
             assert cut < len(encode(Offer(EAGER, size, 5, ""), 1))
             assert frames.fill()
-        found = frames.hear_whole()
-        assert found
-        assert bytes(found[2]) == bytes(size)
+        (found,) = frames.hear_wholes()
+        assert bytes(found[5]) == bytes(size)
         assert frames.nothing_begun
 
 
@@ -385,8 +415,8 @@ def test_small_files_in_pieces_of_any_size_find_room() -> None:
         frames.conversation.state, frames.conversation.window = SENDING, 100
         heard = 0
         while heard < 60:
-            if frames.hear_whole():
-                heard += 1
+            if found := frames.hear_wholes():
+                heard += len(found)
             else:
                 assert frames.fill_whole() or frames.fill()
         assert frames.nothing_begun

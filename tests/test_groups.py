@@ -11,7 +11,7 @@ import pytest
 from securexfer.names import Name
 from securexfer.net.payload import PARALLEL_BYTES
 from securexfer.storage.base import Committed, Description, Outcome
-from securexfer.transfer.groups import GROUP_FILES, GROUP_SECONDS, Complete, Groups
+from securexfer.transfer.groups import GROUP_DIRECTORIES, GROUP_FILES, GROUP_SECONDS, Complete, Groups
 from securexfer.workers import Bell, Job, Worker
 
 if TYPE_CHECKING:
@@ -195,6 +195,22 @@ def test_a_group_is_as_old_as_its_first_file_has_been_in_it(worker: Worker) -> N
     groups.add(complete(4, "x"))
     assert collected(groups) == [1, 2, 3, 4]
     assert storage.begun == ["x"] * 4
+
+
+def test_the_directories_that_a_group_holds_open_are_bounded_and_counted_once_for_neighbours(worker: Worker) -> None:
+    storage = Slow(quick=True)
+    groups = Groups(storage, worker)  # type: ignore[arg-type]  # all of it that is used
+    deep = "/".join("d" * 20)
+    for number in range(1, GROUP_FILES):
+        groups.add(complete(number, f"{deep}/{number}"))
+    assert storage.begun == [], "20 directories are no reason to begin"
+    groups.commit()
+    storage.begun.clear()
+    for number in range(1, GROUP_FILES):
+        groups.add(complete(GROUP_FILES + number, f"{number}/{deep}/x"))
+        if storage.begun:
+            break
+    assert number * 21 >= GROUP_DIRECTORIES > (number - 1) * 21
 
 
 def test_who_waits_for_room_for_a_group_can_go_on_living(worker: Worker) -> None:

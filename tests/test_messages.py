@@ -25,7 +25,7 @@ from securexfer.wire.messages import (
     encode_data,
     kind_of,
 )
-from securexfer.wire.small import decode_whole
+from securexfer.wire.small import decode_wholes
 
 LAYOUTS = sorted(KINDS.values(), key=lambda layout: layout.kind)
 by_name = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.message.__name__)
@@ -227,7 +227,7 @@ def test_F06_a_size_that_no_header_can_say_is_never_taken_as_a_whole(size: int) 
     frames = encode(messages.Offer(messages.EAGER, size, 0, "a"), 1)
     frames += struct.pack(">II", (DATA << 24 | size) & ~0xFFFFFF | length, 1) + bytes(size)
     stream = memoryview(frames + encode(messages.Trailer(bytes(32)), 1))
-    assert (decode_whole(stream, 0, len(stream)) is not None) == (size == MAX_DATA)
+    assert len(decode_wholes(stream, 0, len(stream), 1, 1)[0]) == (size == MAX_DATA)
 
 
 # -- any bytes, any values ------------------------------------------------------------------------------------

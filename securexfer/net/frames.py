@@ -28,7 +28,7 @@ from securexfer.wire.small import (
     ANSWER_SIZE,
     decode_answer,
     decode_claim,
-    decode_whole,
+    decode_wholes,
     encode_answer,
     encode_claim,
     encode_whole,
@@ -36,8 +36,11 @@ from securexfer.wire.small import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from securexfer.net.connection import Connection
     from securexfer.wire.messages import Message
+    from securexfer.wire.small import Whole
 
 # Room for the content of dozens of small files, which one call then brings; no message is as long.
 BUFFER_SIZE = 256 * 1024
@@ -61,11 +64,11 @@ class Frames:
         self.conversation.note(self._ourselves, kind, transfer, message.flags if isinstance(message, Offer) else 0)
         return encode(message, transfer)
 
-    def say_stored(self, transfer: int) -> bytes:
-        """Return the frame of STORED, sent now; raise ProtocolError if it may not be said."""
-        if self.conversation.note_stored(transfer):
-            return encode_answer(STORED, transfer)
-        return self.say(STORED, transfer)
+    def say_stored(self, transfers: Sequence[int]) -> bytes:
+        """Return the frames of STORED for each of these, sent now; raise ProtocolError if one may not be said."""
+        if self.conversation.note_all_stored(transfers):
+            return b"".join([encode_answer(STORED, transfer) for transfer in transfers])
+        return b"".join([self.say(STORED, transfer) for transfer in transfers])
 
     def say_unchanged(self, transfer: int) -> bytes:
         """Return the frame of UNCHANGED, sent now; raise ProtocolError if it may not be said."""
@@ -114,16 +117,18 @@ class Frames:
                 raise PeerTimeoutError("the other side said nothing for too long")
         return heard
 
-    def hear_whole(self) -> tuple[int, Offer, memoryview, bytes] | None:
-        """Return the next transfer, its offer, content and digest, if it is a small file that has arrived whole.
+    def hear_wholes(self) -> list[Whole]:
+        """Return the next transfers, as far as they are small files that have arrived whole.
 
-        The content is to be used before `fill`. None for anything else, which `hear` takes. Raises ProtocolError.
+        The content is to be used before `fill`. Anything else is for `hear`, or one of the others.
         """
-        found = decode_whole(self._buffer, self._start, self._end)
-        if found is None or not self.conversation.note_whole(found[0]):
-            return None
-        transfer, offer, content, digest, self._start = found
-        return transfer, offer, content, digest
+        conversation = self.conversation
+        most = conversation.room_for_wholes
+        if not most or self._start == self._end:
+            return []
+        found, self._start = decode_wholes(self._buffer, self._start, self._end, conversation.last + 1, most)
+        conversation.note_wholes(len(found))
+        return found
 
     def fill_whole(self) -> bool:
         """Read the rest of a small file that has begun to arrive, as far as it is there; return whether any was."""

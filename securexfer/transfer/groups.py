@@ -27,7 +27,8 @@ Outcome = Committed | SecurexferError
 GROUP_FILES = 128
 GROUP_BYTES = 32 << 20
 GROUP_SECONDS = 0.05
-# Each directory on the way to a file is held open until its group is committed; depth counts as if all differed.
+# Each directory on the way to a file is held open until its group is committed. Those on the way to a file in another
+# directory than the one before it count as if all differed.
 GROUP_DIRECTORIES = 256
 _GROUPS = 2  # that may be under way; whoever has a third one waits
 
@@ -94,6 +95,7 @@ class Groups:
         self._held: list[Complete] = []
         self._bytes = 0
         self._directories = 0
+        self._parent: tuple[str, ...] | None = None  # of the last of these
         self._since = 0.0  # when the first of these was added
         self._commits: list[_Commit] = []
         self._over: list[tuple[Complete, Outcome]] = []
@@ -106,7 +108,10 @@ class Groups:
             self._since = now
         held.append(complete)
         self._bytes += size
-        self._directories += len(file.name.parts) - 1
+        parent = file.name.parts[:-1]
+        if parent != self._parent:
+            self._parent = parent
+            self._directories += len(parent)
         if (
             len(held) >= GROUP_FILES
             or self._bytes >= GROUP_BYTES
@@ -124,7 +129,7 @@ class Groups:
             self._commits[0].wait(self._wait_for)
             self._go_on()
         held, size = self._held, self._bytes
-        self._held, self._bytes, self._directories = [], 0, 0
+        self._held, self._bytes, self._directories, self._parent = [], 0, 0, None
         # Where it takes no time, a thread that takes turns with this one would take more of it.
         here = self._storage.quick and size < PARALLEL_BYTES
         self._commits.append(_Commit(held, self._steps(held), self._worker.do_here if here else self._worker.do))

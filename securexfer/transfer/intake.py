@@ -33,12 +33,13 @@ from securexfer.wire import messages
 from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from securexfer.net.frames import Frames
     from securexfer.storage.base import Offered, Prefix, Staging, Storage
     from securexfer.transfer.openings import Openings
     from securexfer.transfer.session import Session
+    from securexfer.wire.small import Whole
     from securexfer.workers import Job, Worker
 
 EAGER_LIMIT = 256 * 1024  # bytes: what a needless eager file may cost, and no more than one look at the socket brings
@@ -129,30 +130,29 @@ class Intake:
             return
         self.answers.unchanged(number, name, size, digest.hex(), outcome, started)
 
-    def take_whole(self, found: tuple[int, messages.Offer, memoryview, bytes] | None) -> None:
-        """Take an eager file that has arrived whole, as `Frames.hear_whole` returned it, and those that follow.
-
-        What `offer`, `data`, `move` and `trailer` do, in one.
-        """
-        hear, directory, largest = self._frames.hear_whole, self._directory, self._session.largest_file
-        started = time.monotonic()
-        while found:
-            number, (flags, size, mtime_ns, name), content, digest = found
-            name = directory + name
+    def take_wholes(self, wholes: Sequence[Whole]) -> None:
+        """Take eager files that have arrived whole: what `offer`, `data`, `move` and `trailer` do, in one."""
+        directory, largest = self._directory, self._session.largest_file
+        parse, take, add, started = self._parse, self._storage.take, self.groups.add, time.monotonic()
+        for number, flags, size, mtime_ns, last, content, digest in wholes:
+            name = directory + last
             try:
-                file = Description(self._parse(name), size, mtime_ns, flags & EXECUTABLE != 0)
+                file = Description(parse(name), size, mtime_ns, flags & EXECUTABLE != 0)
                 if size > largest:
                     raise _too_large(size, largest)
                 if not hmac.compare_digest(digest, hashlib.sha256(content).digest()):
                     raise _differs()
-                staging = self._taken(file, content, digest)
+                try:
+                    staging = take(file, content, digest)
+                except StorageFailedError as error:
+                    self._make_room(error)
+                    staging = take(file, content, digest)
             except _ENDS_SESSION:
                 raise
             except SecurexferError as error:
                 self.answers.refuse(number, name, size, digest.hex(), error, started)
             else:
-                self.groups.add(Complete(number, file, staging, digest.hex(), started))
-            found = hear()
+                add(Complete(number, file, staging, digest.hex(), started))
         self._release_directories()
 
     def start(self, number: int, start: messages.Start) -> None:
@@ -258,13 +258,6 @@ class Intake:
         if self._over:
             raise TruncatedError("the session is over")
 
-    def _taken(self, file: Description, content: memoryview, digest: bytes) -> Staging:
-        try:
-            return self._storage.take(file, content, digest)
-        except StorageFailedError as error:
-            self._make_room(error)
-            return self._storage.take(file, content, digest)
-
     def _staged(self, stage: Callable[[], Staging]) -> Staging:
         try:
             return stage()
@@ -304,14 +297,13 @@ class Intake:
             arrival.staging.seal(digest)
             self.groups.add(arrival.complete())
         elif arrival.offered:
-            self.answers.tell(arrival.complete(), arrival.offered.keep())
+            self.answers.tell([(arrival.complete(), arrival.offered.keep())])
 
     # -- answers -------------------------------------------------------------------------------------------------
 
     def answer(self, wait: float = 0.0) -> bool:
         """Tell what has become of files; return whether there was anything to say. May wait so long for a group."""
-        for complete, outcome in self.groups.collect(wait):
-            self.answers.tell(complete, outcome)
+        self.answers.tell(self.groups.collect(wait))
         return self.answers.speak()
 
     def answer_all(self, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -339,6 +331,7 @@ class Intake:
             if self.openings:
                 stack.callback(self.openings.close)
             stack.callback(self._storage.close)
+            stack.callback(self.answers.log)
             self.groups.close()
 
     def _refuse(self, arrival: Arrival, error: SecurexferError) -> None:

@@ -221,13 +221,13 @@ class Receiver:
 
         Also whether there is more now of one that was here in part: message by message it costs three times as much.
         """
-        whole = self._frames.hear_whole()
-        claim = None if whole else self._frames.hear_claim()
-        if not (whole or claim):
+        wholes = self._frames.hear_wholes()
+        claim = None if wholes else self._frames.hear_claim()
+        if not (wholes or claim):
             return self._frames.fill_whole()
         self._check_not_stopping()
-        if whole:
-            intake.take_whole(whole)
+        if wholes:
+            intake.take_wholes(wholes)
         while claim:
             intake.claim(*claim)
             claim = self._frames.hear_claim()

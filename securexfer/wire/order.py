@@ -27,7 +27,7 @@ what it says and what it hears, in that order; messages that cross on the way ar
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from securexfer.errors import ProtocolError
 from securexfer.wire.messages import (
@@ -53,6 +53,9 @@ from securexfer.wire.messages import (
     Trailer,
     Welcome,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CLIENT, SERVER = "client", "server"
 SENDER, RECEIVER = "sender", "receiver"
@@ -197,6 +200,19 @@ class Conversation:
         self.open[transfer] = COMPLETE
         return True
 
+    @property
+    def room_for_wholes(self) -> int:
+        """How many files may now be sent each with an eager Offer, its Data and its Trailer, one after the other."""
+        if self.state not in _WHOLE or self.moving:
+            return 0
+        return max(0, self.window - len(self.open))
+
+    def note_wholes(self, count: int) -> None:
+        """Take note of the next so many, for which there is room: what `note` does for three messages of each."""
+        first = self.last + 1
+        self.last += count
+        self.open.update(dict.fromkeys(range(first, first + count), COMPLETE))
+
     def note_claim(self, transfer: int) -> bool:
         """Take note of a Claim, if nothing speaks against it; False where `note` has to say what does."""
         if self.state not in _WHOLE or transfer != self.last + 1 or len(self.open) >= self.window:
@@ -219,6 +235,18 @@ class Conversation:
         if RECEIVER not in OPEN.get(self.state, ()) or self.open.get(transfer) != COMPLETE:
             return False
         del self.open[transfer]
+        return True
+
+    def note_all_stored(self, transfers: Sequence[int]) -> bool:
+        """Take note of that for each of them; False, and of none, where `note` has to say of one what is wrong."""
+        found = self.open
+        if RECEIVER not in OPEN.get(self.state, ()) or len({*transfers}) != len(transfers):
+            return False
+        for transfer in transfers:
+            if found.get(transfer) != COMPLETE:
+                return False
+        for transfer in transfers:
+            del found[transfer]
         return True
 
     def _note_transfer(self, role: str, message: type, transfer: int, flags: int) -> None:

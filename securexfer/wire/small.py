@@ -35,7 +35,13 @@ _EAGER: Final = struct.Struct(">IIBQqH")  # the whole frame of an Offer but for 
 _OFFER_WORD: Final = _OFFER.kind << 24 | _OFFER.least
 _WHOLE_END: Final = struct.Struct(">II32s")  # the whole frame of a Trailer
 _END: Final = _TRAILER.kind << 24 | _TRAILER.least  # its first word
-_WHOLE_TRAILER: Final = _WHOLE_END.size
+_LEAST_AFTER: Final = _WHOLE_END.size  # bytes that come after the name, and the content, of a whole file
+_EAGER_SIZE: Final = _EAGER.size
+_NOT_PLAIN: Final = ~(FRESH | EXECUTABLE)  # flags that say what kind of an offer it is
+
+# A small file that has arrived whole: transfer, flags, size, mtime_ns, name, content, digest. A plain tuple: there may
+# be very many.
+Whole = tuple[int, int, int, int, str, memoryview, bytes]
 
 _ANSWER: Final = struct.Struct(">III")  # the whole frame
 _BODIES: Final = {word: int.from_bytes(LAYOUTS[Committed].encode(word), "big") for word in (STORED, UNCHANGED)}
@@ -107,40 +113,45 @@ def encode_whole(offer: Offer, transfer: int, content: bytes, digest: bytes) -> 
     raise ProtocolError("content and digest are none that can be sent with an offer")
 
 
-def decode_whole(buffer: memoryview, start: int, end: int) -> tuple[int, Offer, memoryview, bytes, int] | None:
-    """Return transfer, offer, content, digest and where they end, if a whole eager file begins at `start`.
+def decode_wholes(buffer: memoryview, start: int, end: int, first: int, most: int) -> tuple[list[Whole], int]:
+    """Return the whole eager files that begin at `start`, numbered from `first`, so many at most, and where they end.
 
-    That is an eager Offer, then its content in one Data, or none if it is empty, then its Trailer, all of it before
-    `end`. None for everything else, which is taken message by message, and for what is wrong: `decode` says how.
+    Each is an eager Offer, then its content in one Data, or none if it is empty, then its Trailer, all of it before
+    `end`. What comes next is taken message by message, and so is what is wrong: `decode` says how.
     """
-    name = start + _EAGER.size
-    if end < name or buffer[start] != _OFFER.kind:
-        return None
-    word, transfer, flags, size, mtime_ns, length = _EAGER.unpack_from(buffer, start)
-    start = name + length
-    if (
-        word != _OFFER_WORD + length
-        or flags & ~(FRESH | EXECUTABLE) != EAGER
-        or not transfer
-        or length > MAX_NAME_BYTES
-        or size > MAX_DATA
-        or end - start < size + _WHOLE_TRAILER + (HEADER_SIZE if size else 0)
-    ):
-        return None
-    try:
-        offer = Offer(flags, size, mtime_ns, str(buffer[name:start], "utf-8"))
-    except UnicodeDecodeError:
-        return None
-    if size:
-        word, number = HEADER.unpack_from(buffer, start)
-        if word != DATA << 24 | size or number != transfer:
-            return None
-        start += HEADER_SIZE
-    stop = start + size
-    word, number, digest = _WHOLE_END.unpack_from(buffer, stop)
-    if word != _END or number != transfer:
-        return None
-    return transfer, offer, buffer[start:stop], digest, stop + _WHOLE_TRAILER
+    found: list[Whole] = []
+    offer_at, data_at, trailer_at = _EAGER.unpack_from, HEADER.unpack_from, _WHOLE_END.unpack_from
+    for transfer in range(first, first + most):
+        name = start + _EAGER_SIZE
+        if end < name:
+            break
+        word, number, flags, size, mtime_ns, length = offer_at(buffer, start)
+        content = name + length
+        if (
+            word != _OFFER_WORD + length
+            or number != transfer
+            or flags & _NOT_PLAIN != EAGER
+            or length > MAX_NAME_BYTES
+            or size > MAX_DATA
+            or end - content < size + _LEAST_AFTER
+        ):
+            break
+        try:
+            text = str(buffer[name:content], "utf-8")
+        except UnicodeDecodeError:
+            break
+        trailer = content + size
+        if size:
+            if data_at(buffer, content) != (DATA << 24 | size, transfer) or end - trailer < _LEAST_AFTER + HEADER_SIZE:
+                break
+            content += HEADER_SIZE
+            trailer += HEADER_SIZE
+        word, number, digest = trailer_at(buffer, trailer)
+        if word != _END or number != transfer:
+            break
+        found.append((transfer, flags, size, mtime_ns, text, buffer[content:trailer], digest))
+        start = trailer + _LEAST_AFTER
+    return found, start
 
 
 def size_of_whole(buffer: memoryview, start: int, end: int) -> int:
@@ -148,4 +159,4 @@ def size_of_whole(buffer: memoryview, start: int, end: int) -> int:
     if end - start < _EAGER.size or buffer[start] != _OFFER.kind:
         return 0
     _, _, flags, size, _, length = _EAGER.unpack_from(buffer, start)
-    return _EAGER.size + length + (HEADER_SIZE + size if size else 0) + _WHOLE_TRAILER if flags & EAGER else 0
+    return _EAGER.size + length + (HEADER_SIZE + size if size else 0) + _LEAST_AFTER if flags & EAGER else 0

@@ -114,15 +114,15 @@ def _read(data: bytes, *, whole: bool) -> tuple[object, ...]:
     read, end = 0, ""
     try:
         while True:
-            taken = frames.hear_whole() if whole else None
-            if taken:
-                number, offer, content, digest = taken
-                frame = messages.encode(offer, number)
+            taken = frames.hear_wholes() if whole else []
+            for number, flags, size, mtime_ns, name, content, digest in taken:
+                frame = messages.encode(messages.Offer(flags, size, mtime_ns, name), number)
                 frame += messages.encode_data(number, len(content)) + bytes(content) if content else b""
                 frame += messages.encode(messages.Trailer(digest), number)
                 assert data[read : read + len(frame)] == frame
                 read += len(frame)
                 _answer(frames, messages.Trailer(digest), number)
+            if taken:
                 continue
             heard = (frames.hear_claim() if whole else None) or frames.hear()
             if heard is None:
@@ -290,6 +290,7 @@ class Everything:
 
     verdict = "yes"
     bundle = None
+    silent = False
 
     def __init__(self) -> None:
         self._taken = 0
