@@ -225,6 +225,19 @@ def test_a_file_that_changed_just_before_it_was_read_is_not_remembered(place: Pa
             assert (cache.find(made(inode, stamp)) is not None) == (stamp <= 998)
 
 
+def test_rows_that_are_written_together_are_those_that_were_added(place: Path) -> None:
+    """However many; of those about one file the last one counts, and numbers of 64 bits are kept."""
+    for count in (1, 63, 64, 65, 200):
+        with DigestCache(place) as cache:
+            for inode in range(count):
+                cache.add(made(2**64 - 1 - inode, 1), b"o" * 32, 10**12)
+                cache.add(made(2**64 - 1 - inode, 1), inode.to_bytes(32), 10**12)
+        with DigestCache(place) as cache:
+            for inode in range(count):
+                assert cache.find(made(2**64 - 1 - inode, 1)) == inode.to_bytes(32)
+            assert cache.find(made(2**64 - 1 - count, 1)) is None
+
+
 def test_a_file_says_when_its_reading_began(file: Path) -> None:
     """Before its times were looked at: a change in between is one in the two seconds."""
     before = clock_ns()

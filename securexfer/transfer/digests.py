@@ -13,6 +13,7 @@ given its old size and mtime is not taken for what it was. (Windows has no such 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 import time
@@ -50,7 +51,9 @@ CREATE TABLE digests (
 _FIND = (
     "SELECT inode, size, mtime_ns, ctime_ns, sha256 FROM digests WHERE device = ? AND inode >= ? ORDER BY inode LIMIT ?"
 )
-_ADD = "INSERT OR REPLACE INTO digests (device, inode, size, mtime_ns, ctime_ns, sha256) VALUES (?, ?, ?, ?, ?, ?)"
+_ADD = "INSERT OR REPLACE INTO digests (device, inode, size, mtime_ns, ctime_ns, sha256) VALUES "
+_ROW = "(?, ?, ?, ?, ?, ?)"
+_ROWS_AT_ONCE = 64  # in one statement: a row takes three fifths of what it takes by itself
 _TRIM = "DELETE FROM digests WHERE number <= (SELECT max(number) FROM digests) - ?"
 
 
@@ -122,11 +125,15 @@ class DigestCache:
 
         Not if it had changed within the two seconds before, or in the future.
         """
-        if self._off or max(found.st_mtime_ns, found.st_ctime_ns) > read_began_ns - SETTLED_NS:
+        mtime_ns, ctime_ns, settled_ns = found.st_mtime_ns, found.st_ctime_ns, read_began_ns - SETTLED_NS
+        if self._off or mtime_ns > settled_ns or ctime_ns > settled_ns:
             return
-        key = _signed(found.st_dev), _signed(found.st_ino)
-        self.let_go()  # whoever sends content does not look anything up for a while
-        self._waiting.append((*key, found.st_size, found.st_mtime_ns, found.st_ctime_ns, digest))
+        if self._held_since is not None:
+            self.let_go()  # whoever sends content does not look anything up for a while
+        device, inode = found.st_dev, found.st_ino
+        if (device | inode) >> 63:
+            device, inode = _signed(device), _signed(inode)
+        self._waiting.append((device, inode, found.st_size, mtime_ns, ctime_ns, digest))
         if len(self._waiting) % _BATCH == 0:
             self._write()
 
@@ -171,7 +178,7 @@ class DigestCache:
         try:
             self._release(connection)
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(_ADD, self._waiting)
+            _insert(connection, self._waiting)
             connection.execute(_TRIM, (MAX_ROWS,))
             connection.execute("COMMIT")
             self._waiting.clear()
@@ -239,6 +246,13 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _insert(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int, int, bytes]]) -> None:
+    """Write rows, in their order, many in one statement. Raises any of the troubles."""
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[start : start + _ROWS_AT_ONCE]
+        connection.execute(_ADD + ", ".join([_ROW] * len(some)), list(itertools.chain.from_iterable(some)))
 
 
 def _version(connection: sqlite3.Connection) -> int:
