@@ -89,15 +89,15 @@ class Report:
     def follow(self, items: Iterable[Item]) -> Iterator[Item]:
         """Hand on what can be sent, and report what cannot."""
         for item in items:
-            if self._dry_run and item.directory and item.open:
-                continue  # what the server says of the files in it is what there is to know
-            if item.open:
-                self.entries += 1
-                self.size += item.size
-                self._under_way[item] = None
-                yield item
-            else:
+            if not item.open:
                 self._report(item)
+                continue
+            if self._dry_run and item.directory:
+                continue  # what the server says of the files in it is what there is to know
+            self.entries += 1
+            self.size += item.size
+            self._under_way[item] = None
+            yield item
         self.all_seen = True
 
     def connected(self, user: str, server: str) -> None:

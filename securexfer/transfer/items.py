@@ -22,6 +22,8 @@ class Item:
     size: int = 0
     mtime_ns: int = 0
     executable: bool = False
+    identity: tuple[int, int] | None = None  # device and inode of a file found in a directory: only that one is read
+    seen: os.stat_result | None = None  # what a file in a directory was when it was found there, until it is offered
     directory: bool = False
     sent: int = 0  # of its bytes, those that the receiver has or that are on their way there
     again: bool = False  # what became of it was told; it is offered once more for those that are opened beside it
@@ -32,8 +34,6 @@ class Item:
     outcome: str | None = None
     stored_as: str | None = None
     error: SecurexferError | None = None
-    identity: tuple[int, int] | None = None  # device and inode of a file found in a directory: only that one is read
-    seen: os.stat_result | None = None  # what a file in a directory was when it was found there, until it is offered
 
     @property
     def open(self) -> bool:

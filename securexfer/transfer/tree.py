@@ -98,7 +98,7 @@ else:
 
     def _pin(found: os.stat_result) -> tuple[int, int] | None:
         """Return what a file must be when it is opened by its path, later."""
-        return _identity(found)
+        return found.st_dev, found.st_ino
 
 
 def _hold_inside(top: _Handle, parts: Sequence[str]) -> _Handle:
@@ -200,13 +200,15 @@ class _Walk:
         place = directory.path + last
         name = f"{directory.name}/{last}" if directory.name else last
         if parts is None:
-            yield from self._enter(place, name, lambda: _hold(last, directory.handle))
-        else:
-            place = os.path.join(self._root, *parts)
-            yield from self._enter(place, name, lambda: _hold_inside(self._open[0].handle, parts))
+            return self._enter(place, name, lambda: _hold(last, directory.handle))
+        place = os.path.join(self._root, *parts)
+        return self._enter(place, name, lambda: _hold_inside(self._open[0].handle, parts))
 
     def _enter(self, path: str, name: str, hold: Callable[[], _Handle]) -> Iterator[Item]:
-        """Begin a directory: yield the files in it, and note the directories; or yield why it cannot be read."""
+        """Begin a directory, and return what `_entries` yields of it; or why it cannot be read.
+
+        That is no generator itself, for each item passes through all that stand one above the other.
+        """
         handle = None
         try:
             prefix = Parent(name)
@@ -219,14 +221,13 @@ class _Walk:
                 f"{show(path)} cannot be read: {error.strerror}",
                 hint="Make the directory readable for yourself, or leave it out with --exclude.",
             )
-            yield self._failed(path, name or ".", problem, directory=True)
+            return iter((self._failed(path, name or ".", problem, directory=True),))
         except SecurexferError as error:
-            yield self._failed(path, name, error, directory=True)
+            return iter((self._failed(path, name, error, directory=True),))
         else:
             handle = None
             self._open.append(directory)
-            yield from self._entries(directory, entries)
-            directory.below.reverse()
+            return self._entries(directory, entries)
         finally:
             if handle is not None:
                 _release(handle)
@@ -276,6 +277,7 @@ class _Walk:
                 yield self._failed(path + last, text + last, problem)
             except SecurexferError as error:
                 yield self._failed(path + last, text + last, error)
+        directory.below.reverse()
 
     def _follow(self, directory: _Directory, last: str, name: str) -> Iterator[Item]:
         """Yield the file that a link points to, or note the directory. Raises SourceError, and OSError."""
@@ -310,15 +312,8 @@ class _Walk:
     # -- items -------------------------------------------------------------------------------------------------
 
     def _file(self, path: str, name: str, found: os.stat_result, identity: tuple[int, int] | None = None) -> Item:
-        return Item(
-            path,
-            name,
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_mode & stat.S_IXUSR != 0,
-            identity=identity,
-            seen=found,
-        )
+        executable = found.st_mode & stat.S_IXUSR != 0
+        return Item(path, name, found.st_size, found.st_mtime_ns, executable, identity, found)
 
     def _ended(self, directory: _Directory) -> Item:
         mtime_ns = directory.found.st_mtime_ns
