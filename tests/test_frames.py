@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from securexfer.wire import messages
 from securexfer.wire.messages import (
     DIRECTORY,
     EAGER,
+    MAX_DATA,
     STORED,
     UNCHANGED,
     Abort,
@@ -28,7 +30,7 @@ from securexfer.wire.messages import (
     encode_data,
 )
 from securexfer.wire.order import CLAIMED, CLIENT, COMPLETE, CONNECTION, COUNTED, ENDED, SENDING, SERVER, Conversation
-from securexfer.wire.small import decode_answer, decode_claim, encode_answer, encode_claim, encode_whole
+from securexfer.wire.small import decode_answers, decode_claim, encode_answer, encode_claim, encode_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,9 +208,9 @@ def test_content_that_no_buffer_holds_comes_in_pieces(size: int) -> None:
 def test_what_is_sent_whole_is_what_its_messages_are() -> None:
     offer, digest = Offer(EAGER, 3, 5, "a/b"), hashlib.sha256(b"abc").digest()
     parts = encode(offer, 7) + encode_data(7, 3) + b"abc" + encode(Trailer(digest), 7)
-    assert encode_whole(offer, 7, b"abc", digest) == parts
+    assert encode_whole(7, EAGER, 5, "a/b", b"abc", digest) == parts
     empty = Offer(EAGER, 0, 5, "a/b")
-    assert encode_whole(empty, 7, b"", digest) == encode(empty, 7) + encode(Trailer(digest), 7)
+    assert encode_whole(7, EAGER, 5, "a/b", b"", digest) == encode(empty, 7) + encode(Trailer(digest), 7)
 
 
 # -- claims and their answers -----------------------------------------------------------------------------------
@@ -292,26 +294,88 @@ def read_one(frame: bytes) -> object:
 def test_stored_and_unchanged_are_written_and_read_as_any_answer_is(answer: Committed, number: int) -> None:
     frame = encode_answer(answer, number)
     assert frame == encode(answer, number)
-    assert decode_answer(memoryview(b"b" + frame), 1, 13) == (number, answer)
-    assert decode_answer(memoryview(frame), 0, 11) is None
-    assert decode_answer(memoryview(frame[:4] + bytes(4) + frame[8:]), 0, 12) is None
+    assert decode_answers(memoryview(b"b" + frame), 1, 13) == [(number, answer)]
+    assert decode_answers(memoryview(frame), 0, 11) == []
+    assert decode_answers(memoryview(frame[:4] + bytes(4) + frame[8:]), 0, 12) == []
     for place in {*range(12)} - {4, 5, 6, 7}:
         for bit in range(8):
             wrong = bytearray(frame)
             wrong[place] ^= 1 << bit
-            found = decode_answer(memoryview(wrong), 0, 12)
-            assert found is None or (encode(found[1], found[0]) == wrong and {answer, found[1]} == {STORED, UNCHANGED})
+            for transfer, found in decode_answers(memoryview(wrong), 0, 12):
+                assert encode(found, transfer) == wrong
+                assert {answer, found} == {STORED, UNCHANGED}
     for other in (Committed("unchanged", 1, ""), Committed("unchanged", 0, "x"), Committed("renamed", 0, "")):
-        assert decode_answer(memoryview(encode(other, number)), 0, 12) is None
+        assert decode_answers(memoryview(encode(other, number)), 0, 12) == []
 
 
-@pytest.mark.parametrize("wrong", [{"flags": 16}, {"size": -1}, {"mtime_ns": 2**63}, {"name": "x" * 4097}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"transfer": 0}, {"transfer": 2**32}, {"flags": 16}, {"mtime_ns": 2**63}, {"name": "x" * 4097},
+        {"content": bytes(MAX_DATA + 1)}, {"digest": bytes(31)},
+    ],
+)  # fmt: skip
 def test_what_is_sent_whole_is_held_to_the_limits_of_its_messages(wrong: dict[str, Any]) -> None:
-    right = Offer(EAGER, 1, 5, "a")
-    assert encode_whole(right, 7, b"a", bytes(32))
-    for offer, number in ((right._replace(**wrong), 7), (right, 0), (right, 2**32)):
-        with pytest.raises(ProtocolError):
-            encode_whole(offer, number, b"a", bytes(32))
+    right: dict[str, Any] = {
+        "transfer": 7, "flags": EAGER, "mtime_ns": 5, "name": "a", "content": b"a", "digest": bytes(32)
+    }  # fmt: skip
+    assert encode_whole(**right)
+    with pytest.raises(ProtocolError):
+        encode_whole(**right | wrong)
+
+
+def answering(data: bytes, pieces: list[int]) -> Frames:
+    """Return the frames of a client to whom `data` comes: 1 to 4 are whole, 5 to 8 claimed, 9 is offered."""
+    frames = Frames(cast("Connection", Arriving(data, pieces)), server=False)
+    frames.conversation.state, frames.conversation.window, frames.conversation.last = SENDING, 16, 9
+    states = dict.fromkeys(range(1, 5), COMPLETE) | dict.fromkeys(range(5, 9), CLAIMED) | {9: "offered"}
+    frames.conversation.open, frames.conversation.owed = states, 5
+    return frames
+
+
+ANSWERS: list[tuple[int, messages.Message]] = [
+    (1, STORED), (5, UNCHANGED), (2, UNCHANGED), (6, STORED), (9, messages.Accept(0, bytes(16))), (7, UNCHANGED),
+    (3, Committed("renamed", 0, "x")), (4, STORED), (8, UNCHANGED),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pieces", [[1], [7, 30], [1000]])
+@pytest.mark.parametrize("most", [0, 1, 2, 100])
+def test_answers_are_heard_in_their_order_and_none_but_those_that_were_asked_for(most: int, pieces: list[int]) -> None:
+    """`most` in a row by the quick way, then one by the usual one, which must find what is left just as it was."""
+    data = b"".join(encode(message, number) for number, message in ANSWERS)
+    frames, slowly = answering(data, pieces), answering(data, [1000])
+    heard: list[Heard] = []
+    while len(heard) < len(ANSWERS):
+        heard += itertools.islice(frames.hear_answers(), most)
+        if found := frames.hear():
+            heard.append(found)
+        elif len(heard) < len(ANSWERS):
+            frames.fill()
+    assert heard == ANSWERS
+    assert slowly.fill()
+    assert [slowly.hear() for _ in ANSWERS] == ANSWERS
+    assert known(frames.conversation) == known(slowly.conversation)
+
+
+def test_an_answer_to_nothing_is_left_to_who_says_what_is_wrong() -> None:
+    frames = answering(encode_answer(STORED, 1) + encode_answer(STORED, 1), [1000])
+    assert frames.fill()
+    assert list(frames.hear_answers()) == [(1, STORED)]
+    with pytest.raises(ProtocolError):
+        frames.hear()
+
+
+def test_of_many_answers_that_came_at_once_none_is_looked_at_more_than_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a server says unchanged of what was sent whole."""
+    looks = []
+    monkeypatch.setattr(
+        "securexfer.net.frames.decode_answers", lambda *where: looks.append(1) or decode_answers(*where)
+    )
+    frames = answering(b"".join(encode_answer(UNCHANGED, number) for number in range(1, 9)), [1000])
+    assert frames.fill()
+    assert [number for number, _ in frames.hear_answers()] == list(range(1, 9))
+    assert looks == [1]
 
 
 def situations() -> list[Conversation]:
@@ -370,7 +434,7 @@ def test_many_stored_are_noted_as_each_of_them_is_or_none_is(numbers: tuple[int,
 
 def whole_of(size: int) -> bytes:
     content = bytes(size)
-    return encode_whole(Offer(EAGER, size, 5, "a/name"), 1, content, hashlib.sha256(content).digest())
+    return encode_whole(1, EAGER, 5, "a/name", content, hashlib.sha256(content).digest())
 
 
 @pytest.mark.parametrize("size", [0, 1, 5000])
@@ -407,9 +471,7 @@ def test_nothing_more_is_read_of_what_cannot_become_whole(data: bytes) -> None:
 
 def test_small_files_in_pieces_of_any_size_find_room() -> None:
     """Of a buffer that they fill several times."""
-    data = b"".join(
-        encode_whole(Offer(EAGER, 30_000, 5, f"{number}"), number, bytes(30_000), bytes(32)) for number in range(1, 61)
-    )
+    data = b"".join(encode_whole(number, EAGER, 5, f"{number}", bytes(30_000), bytes(32)) for number in range(1, 61))
     for piece in (999, 16_384, 100_000):
         frames = Frames(cast("Connection", Arriving(data, [piece])), server=True)
         frames.conversation.state, frames.conversation.window = SENDING, 100

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vectors import speaking as vectors
 
 from securexfer.transfer.intake import EAGER_LIMIT
-from securexfer.wire.messages import EAGER, UNKNOWN, Finish, Offer, Put, encode
+from securexfer.wire.messages import EAGER, UNKNOWN, Finish, Put, encode
 from securexfer.wire.small import encode_whole
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def test_a_receiver_never_waits_for_more_than_is_certain_to_come(size: int) -> N
     speaking.received(
         bytes([speaking.SLOWLY])
         + encode(Put(bytes(16), "default", 0, UNKNOWN, UNKNOWN, ""))
-        + encode_whole(Offer(EAGER, size, 5, "name"), 1, content, hashlib.sha256(content).digest())
+        + encode_whole(1, EAGER, 5, "name", content, hashlib.sha256(content).digest())
         + encode(Finish())
     )
 

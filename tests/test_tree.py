@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from securexfer.errors import SourceError, UnsafeNameError
 from securexfer.names import MAX_COMPONENTS, MAX_NAME_BYTES, STAGING_NAME, Name, Parent
+from securexfer.transfer.digests import clock_ns
 from securexfer.transfer.items import top_name
-from securexfer.transfer.sources import SourceFile
+from securexfer.transfer.sources import SourceFile, read_small
 from securexfer.transfer.tree import LeftOut, ScanRules, scan
 
 if TYPE_CHECKING:
@@ -442,8 +443,61 @@ def test_F29_a_path_that_was_led_elsewhere_reads_nothing(tmp_path: Path) -> None
     key, *_ = scanned(top)
     (top / "sub").rename(tmp_path / "aside")
     (top / "sub").symlink_to(tmp_path / "private")
-    with pytest.raises(SourceError, match="was replaced before its turn came"):
-        SourceFile(key.path, key.identity)
+    for read in (lambda: SourceFile(key.path, key.identity), lambda: read_small(key.path, key.identity, 100)):
+        with pytest.raises(SourceError, match="was replaced before its turn came"):
+            read()
+
+
+def test_a_small_file_is_read_whole_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "small"
+    for content in (b"", b"x", bytes(range(256)) * 64):
+        path.write_bytes(content)
+        before = clock_ns()
+        found, opened_ns, read = read_small(path, None, 1 << 14)
+        assert read == content
+        assert (found.st_ino, found.st_size) == (path.stat().st_ino, len(content))
+        assert before <= opened_ns <= clock_ns()
+    assert read_small(path, None, (1 << 14) - 1)[2] is None  # it has grown: not to be read whole
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: path.write_bytes(b"twice as long"), "changed while"),
+        (lambda path: path.write_bytes(b""), "changed while"),
+        (lambda path: os.utime(path, (1, 1)), "changed while"),
+        (lambda path: path.unlink(), "was deleted or replaced while"),
+    ],
+)
+def test_F28_a_small_file_that_changes_while_it_is_read_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], words: str
+) -> None:
+    """Just before it is read, or just after."""
+    read = os.read
+    before = descriptors()
+    for early in (True, False):
+        (path := tmp_path / "small").write_bytes(b"content")
+
+        def changed(descriptor: int, size: int, *, path: Path = path, early: bool = early) -> bytes:
+            content = b"" if early else read(descriptor, size)
+            change(path)
+            return content if not early else read(descriptor, size)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "read", changed)
+            with pytest.raises(SourceError, match=words):
+                read_small(path, None, 100)
+    assert descriptors() == before
+
+
+def test_F29_what_is_no_small_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    before = descriptors()
+    for name, words in {"pipe": "a pipe", "link": "a symbolic link", ".": "a directory", "none": "No such"}.items():
+        with pytest.raises(SourceError, match=words):
+            read_small(tmp_path / name, None, 100)
+    assert descriptors() == before
 
 
 def test_F29_a_scan_that_is_led_elsewhere_finds_nothing(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from securexfer.wire.messages import (
 from securexfer.wire.order import CLIENT, SERVER, Conversation
 from securexfer.wire.small import (
     ANSWER_SIZE,
-    decode_answer,
+    decode_answers,
     decode_claim,
     decode_wholes,
     encode_answer,
@@ -36,7 +36,7 @@ from securexfer.wire.small import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from securexfer.net.connection import Connection
     from securexfer.wire.messages import Message
@@ -80,11 +80,11 @@ class Frames:
         """Return the frame of a claim, sent now; raise ProtocolError if it may not be said."""
         return encode_claim(claim, transfer) if self.conversation.note_claim(transfer) else self.say(claim, transfer)
 
-    def say_whole(self, offer: Offer, transfer: int, content: bytes, digest: bytes) -> bytes:
-        """Return the frames of a small file that is sent whole: its offer, its content, its digest."""
+    def say_whole(self, transfer: int, flags: int, mtime_ns: int, name: str, content: bytes, digest: bytes) -> bytes:
+        """Return the frames of a small file that is sent whole: its offer, in its fields, its content, its digest."""
         if not self.conversation.note_whole(transfer):
             raise ProtocolError(f"transfer {transfer} may not be sent now")
-        return encode_whole(offer, transfer, content, digest)
+        return encode_whole(transfer, flags, mtime_ns, name, content, digest)
 
     def hear(self) -> tuple[int, Message | Data] | None:
         """Return the next message that has arrived whole, with its transfer; None if none has.
@@ -148,19 +148,18 @@ class Frames:
         transfer, claim, self._start = found
         return transfer, claim
 
-    def hear_answer(self) -> tuple[int, Committed] | None:
-        """Return the next transfer and its answer: STORED, of a complete file, or UNCHANGED, of a claim.
+    def hear_answers(self) -> Iterator[tuple[int, Committed]]:
+        """Yield the next transfers and their answers, STORED or UNCHANGED, until anything else comes, as above.
 
-        None for anything else, as above.
+        Whoever stops in between has not heard what is left. Not to be used any more after `fill`.
         """
-        found = decode_answer(self._buffer, self._start, self._end)
-        if found is None:
-            return None
-        noted = self.conversation.note_stored if found[1] is STORED else self.conversation.note_unchanged
-        if not noted(found[0]):
-            return None
-        self._start += ANSWER_SIZE
-        return found
+        note_stored, note_unchanged = self.conversation.note_stored, self.conversation.note_unchanged
+        for transfer, answer in decode_answers(self._buffer, self._start, self._end):
+            # Of a claim, or of a file whose content went with its offer.
+            if not (note_stored(transfer) if answer is STORED else note_unchanged(transfer) or note_stored(transfer)):
+                return
+            self._start += ANSWER_SIZE
+            yield transfer, answer
 
     def fill(self, *, sparing: bool = False) -> bool:
         """Read what has arrived, without waiting; return whether there was anything. Raises TruncatedError at the end.

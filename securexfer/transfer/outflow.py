@@ -33,17 +33,20 @@ class Outflow:
         timeout: float,
         limit: Limit | None,
         heard: Callable[[int, messages.Message | messages.Data], None],
+        committed: Callable[[int, messages.Committed], None],
         taken: Callable[[memoryview], None],
     ) -> None:
         """Tell `heard` of each message, and `taken` of payload, to be used at once.
 
-        It may be in the middle of saying a message, so they must not say any.
+        Of STORED and UNCHANGED, of which there is one for each of many small files, `committed` is told instead. It
+        may be in the middle of saying a message, so they must not say any.
         """
         self._frames = frames
         self._connection = frames.connection
         self._timeout = timeout
         self._limit = limit
         self._heard = heard
+        self._committed = committed
         self._taken = taken
         self._unheard = 0  # bytes that were sent since we last listened
         self._messages = 0  # that were heard
@@ -58,9 +61,9 @@ class Outflow:
         """Say a message, with what comes next or with `flush`."""
         self._buffer.append(self._frames.say(message, transfer))
 
-    def say_whole(self, offer: messages.Offer, transfer: int, content: bytes, digest: bytes) -> None:
-        """Say an eager offer with all that belongs to it."""
-        self._buffer.append(self._frames.say_whole(offer, transfer, content, digest))
+    def say_whole(self, transfer: int, flags: int, mtime_ns: int, name: str, content: bytes, digest: bytes) -> None:
+        """Say an eager offer, in its fields, with all that belongs to it."""
+        self._buffer.append(self._frames.say_whole(transfer, flags, mtime_ns, name, content, digest))
 
     def say_claim(self, claim: messages.Claim, transfer: int) -> None:
         """Say a claim. They go out a record at a time: the receiver answers the first while the next are made."""
@@ -125,7 +128,7 @@ class Outflow:
         return True
 
     def _take(self) -> None:
-        frames, heard, before = self._frames, self._heard, self._messages
+        frames, heard, committed, before = self._frames, self._heard, self._committed, self._messages
         while True:
             if frames.payload:
                 piece = frames.take()
@@ -135,9 +138,9 @@ class Outflow:
                 self._last_word = time.monotonic()
                 self._taken(piece)
                 continue
-            while answer := frames.hear_answer():
+            for number, answer in frames.hear_answers():
                 self._messages += 1
-                heard(*answer)
+                committed(number, answer)
             if self._messages != before:
                 self._last_word = time.monotonic()
             message = frames.hear()

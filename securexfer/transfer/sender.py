@@ -26,7 +26,7 @@ from securexfer.names import show
 from securexfer.net.payload import BUFFER_SIZE
 from securexfer.transfer.outflow import Outflow
 from securexfer.transfer.returned import Awaited
-from securexfer.transfer.sources import SourceFile
+from securexfer.transfer.sources import SourceFile, read_small
 from securexfer.wire import messages
 from securexfer.wire.messages import DIRECTORY, EAGER, EXECUTABLE, FRESH, MAX_BESIDE, MAX_DATA, OPEN, RETURN, UNKNOWN
 from securexfer.wire.order import ACCEPTED, IDLE
@@ -63,7 +63,9 @@ class Sender:
         self._opens = False
         self._eager_limit = 0
         self._awaited = Awaited(sending.results)
-        self._out = Outflow(frames, sending.wishes.timeout, sending.limit, self._hear, self._awaited.take)
+        self._out = Outflow(
+            frames, sending.wishes.timeout, sending.limit, self._hear, self._committed, self._awaited.take
+        )
         self._prefix_length = len(sending.directory) + 1 if sending.directory else 0
 
     @property
@@ -162,10 +164,13 @@ class Sender:
                 if self._sending.over and not self._counted and not between:
                     self._count()
                 return
-            if between and self._goes_eagerly(item):
+            if not self._goes_eagerly(item):
+                self._offer_one(item)
+            elif not between:
+                self._send_eagerly(item)
+            else:
                 sending.take_back([item])
                 return
-            self._offer_one(item)
 
     def _goes_eagerly(self, item: Item) -> bool:
         return (
@@ -179,8 +184,6 @@ class Sender:
         if item.directory:
             if not self._wishes.dry_run:
                 self._announce(item, DIRECTORY)
-        elif self._goes_eagerly(item):
-            self._send_eagerly(item)
         elif self._may_claim(item, seen) and (digest := self._sending.known_digest(item, seen)):
             self._claim(item, digest)
         else:
@@ -203,36 +206,31 @@ class Sender:
     def _announce(self, item: Item, flags: int) -> int:
         number = self._conversation.last + 1
         self._items[number] = item
-        self._out.say(self._offer_of(item, flags), number)
+        flags |= EXECUTABLE if item.executable else 0
+        self._out.say(messages.Offer(flags, item.size, item.mtime_ns, item.name[self._prefix_length :]), number)
         return number
 
     def _send_eagerly(self, item: Item) -> None:
         """Send a small file with its offer; as it is when it is opened, so nothing was promised before that."""
+        item.seen = None
         try:
-            source = SourceFile(item.path, item.identity)
-            try:
-                if source.size > self._eager_limit:  # it has grown
-                    self._unanswered.add(self._announce(item, 0))
-                    return
-                content = source.read_whole()
-            finally:
-                source.close()
+            found, opened_ns, content = read_small(item.path, item.identity, self._eager_limit)
         except SourceError as error:
             item.error = error
             self._watcher.ended(item)
             return
+        if content is None:  # it has grown
+            self._unanswered.add(self._announce(item, 0))
+            return
         digest = hashlib.sha256(content).digest()
-        item.size, item.mtime_ns, item.sha256 = source.size, source.mtime_ns, digest.hex()
+        item.size, item.mtime_ns, item.sha256 = found.st_size, found.st_mtime_ns, digest.hex()
         number = self._conversation.last + 1
         self._items[number] = item
-        self._out.say_whole(self._offer_of(item, EAGER), number, content, digest)
-        self._sending.digests.add(source.found, digest, source.opened_ns)
+        flags = EAGER | EXECUTABLE if item.executable else EAGER
+        self._out.say_whole(number, flags, item.mtime_ns, item.name[self._prefix_length :], content, digest)
+        self._sending.digests.add(found, digest, opened_ns)
         item.sent = item.size
         self._watcher.sent(item, item.size)
-
-    def _offer_of(self, item: Item, flags: int) -> messages.Offer:
-        flags |= EXECUTABLE if item.executable else 0
-        return messages.Offer(flags, item.size, item.mtime_ns, item.name[self._prefix_length :])
 
     # -- content -------------------------------------------------------------------------------------------------
 
@@ -370,23 +368,25 @@ class Sender:
             self._accepted.append((number, accept))
 
     def _committed(self, number: int, committed: messages.Committed) -> None:
+        outcome, opened, stored_as = committed
         item = self._items[number]
-        if committed.outcome == "unchanged":
+        if outcome == "unchanged":
             self._new_in_a_row = 0
         if number in self._unanswered:  # a claim
-            if committed.outcome != "unchanged":
-                raise ProtocolError(f"the server says {committed.outcome} of {show(item.name)!r}, which was not sent")
+            if outcome != "unchanged":
+                raise ProtocolError(f"the server says {outcome} of {show(item.name)!r}, which was not sent")
             self._unanswered.remove(number)
             self._ahead += 1
-        item.outcome, item.stored_as = committed.outcome, committed.stored_as or item.name
-        if committed.opened:
+        item.outcome, item.stored_as = outcome, stored_as or item.name
+        if opened:
             if not self._opens:
                 raise ProtocolError("the server opens files that it was not to open")
             self._awaited.expect(number, item)
         # One more than may be opened together, so that what is offered again is as much too many.
         if self._opens and not item.directory and len(self._sending.opened_with) <= MAX_BESIDE:
             self._sending.opened_with.append(item)
-        self._close(number)
+        del self._items[number]  # what `_close` does of a fate that is known
+        self._watcher.ended(item)
 
     def _refuse(self, number: int, refuse: messages.Refuse) -> None:
         if not number:

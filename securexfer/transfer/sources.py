@@ -31,19 +31,13 @@ class SourceFile:
         anywhere, but not to the device and inode that `tree.scan` saw without following a link.
         """
         self.opened_ns = clock_ns()  # nothing of it was read before that
-        try:
-            self._descriptor = os.open(path, _OPEN)
-        except OSError as error:
-            raise _open_problem(path, error) from error
+        self._descriptor = _open(path)
         self.found = os.fstat(self._descriptor)
-        problem = None
-        if not stat.S_ISREG(self.found.st_mode):
-            problem = unsendable(path, self.found.st_mode)
-        elif identity not in {None, (self.found.st_dev, self.found.st_ino)}:
-            problem = SourceError(f"{show(str(path))} was replaced before its turn came", hint="Send it again.")
-        if problem:
+        try:
+            _check_found(path, self.found, identity)
+        except SourceError:
             os.close(self._descriptor)
-            raise problem
+            raise
         self.path = path
         self.size = self.found.st_size
         self.mtime_ns = self.found.st_mtime_ns
@@ -53,31 +47,66 @@ class SourceFile:
         try:
             return os.readv(self._descriptor, [view]) if hasattr(os, "readv") else _read_into(self._descriptor, view)
         except OSError as error:
-            raise SourceError(f"{show(str(self.path))} cannot be read: {error.strerror}") from error
-
-    def read_whole(self) -> bytes:
-        """Return what a small file holds; raise SourceError if it is not what it was when it was opened."""
-        try:
-            content = os.read(self._descriptor, self.size + 1)
-        except OSError as error:
-            raise SourceError(f"{show(str(self.path))} cannot be read: {error.strerror}") from error
-        self._check(other=len(content) != self.size)
-        return content
+            raise _read_problem(self.path, error) from error
 
     def check_unchanged(self) -> None:
         """Raise SourceError if the file, which was read to its end, is not what it was when it was opened."""
-        self._check(other=self.read_into(memoryview(bytearray(1))) != 0)
-
-    def _check(self, *, other: bool) -> None:
-        before, after = self.found, os.fstat(self._descriptor)
-        if after.st_nlink == 0 and before.st_nlink:
-            raise SourceError(f"{show(str(self.path))} was deleted or replaced while it was being sent")
-        if other or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise SourceError(f"{show(str(self.path))} changed while it was being sent")
+        other = self.read_into(memoryview(bytearray(1))) != 0
+        _check_unchanged(self.path, self.found, os.fstat(self._descriptor), other=other)
 
     def close(self) -> None:
         """Let the file go."""
         os.close(self._descriptor)
+
+
+def read_small(
+    path: Path | str, identity: tuple[int, int] | None, most: int
+) -> tuple[os.stat_result, int, bytes | None]:
+    """Return what a file was when it was opened, the moment by `clock_ns` just before that, and all that it holds.
+
+    That promises what `SourceFile` does, in a few calls less for each of many small files. The content is None, and
+    was not read, if it is over `most` bytes. Raises SourceError, also if the file changes meanwhile.
+    """
+    opened_ns = clock_ns()
+    descriptor = _open(path)
+    try:
+        found = os.fstat(descriptor)
+        _check_found(path, found, identity)
+        size = found.st_size
+        if size > most:
+            return found, opened_ns, None
+        content = os.read(descriptor, size + 1)
+        after = os.fstat(descriptor)
+    except OSError as error:
+        raise _read_problem(path, error) from error
+    finally:
+        os.close(descriptor)
+    _check_unchanged(path, found, after, other=len(content) != size)
+    return found, opened_ns, content
+
+
+def _open(path: Path | str) -> int:
+    """Return the descriptor of what is at `path` itself, without waiting for anything. Raises SourceError."""
+    try:
+        return os.open(path, _OPEN)
+    except OSError as error:
+        raise _open_problem(path, error) from error
+
+
+def _check_found(path: Path | str, found: os.stat_result, identity: tuple[int, int] | None) -> None:
+    """Raise SourceError if what was opened is not a plain file, or not that of `identity`."""
+    if not stat.S_ISREG(found.st_mode):
+        raise unsendable(path, found.st_mode)
+    if identity is not None and identity != (found.st_dev, found.st_ino):
+        raise SourceError(f"{show(str(path))} was replaced before its turn came", hint="Send it again.")
+
+
+def _check_unchanged(path: Path | str, before: os.stat_result, after: os.stat_result, *, other: bool) -> None:
+    """Raise SourceError if a file changed while it was read, as its times tell or its length: it is `other`."""
+    if after.st_nlink == 0 and before.st_nlink:
+        raise SourceError(f"{show(str(path))} was deleted or replaced while it was being sent")
+    if other or before.st_size != after.st_size or before.st_mtime_ns != after.st_mtime_ns:
+        raise SourceError(f"{show(str(path))} changed while it was being sent")
 
 
 def kind_of(mode: int) -> str:
@@ -110,6 +139,10 @@ def _open_problem(path: Path | str, error: OSError) -> SourceError:
     if error.errno == errno.ELOOP:
         return unsendable(path, stat.S_IFLNK)
     return SourceError(f"{show(str(path))} cannot be opened: {error.strerror}")
+
+
+def _read_problem(path: Path | str, error: OSError) -> SourceError:
+    return SourceError(f"{show(str(path))} cannot be read: {error.strerror}")
 
 
 def _read_into(descriptor: int, view: memoryview) -> int:

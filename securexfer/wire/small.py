@@ -57,14 +57,15 @@ def encode_answer(answer: Committed, transfer: int) -> bytes:
     return _ANSWER.pack(_ANSWER_WORD, transfer, _BODIES[answer])
 
 
-def decode_answer(buffer: memoryview, start: int, end: int) -> tuple[int, Committed] | None:
-    """Return transfer and answer, if the frame of STORED or UNCHANGED begins at `start`; None for everything else."""
-    if end - start < ANSWER_SIZE:
-        return None
-    word, transfer, body = _ANSWER.unpack_from(buffer, start)
-    if word != _ANSWER_WORD or not transfer or body not in _ANSWERS:
-        return None
-    return transfer, _ANSWERS[body]
+def decode_answers(buffer: memoryview, start: int, end: int) -> list[tuple[int, Committed]]:
+    """Return transfer and answer of each frame of STORED or UNCHANGED from `start` on, until anything else comes."""
+    found = []
+    whole = buffer[start : end - (end - start) % ANSWER_SIZE]
+    for word, transfer, body in _ANSWER.iter_unpack(whole):
+        if word != _ANSWER_WORD or not transfer or body not in _ANSWERS:
+            break
+        found.append((transfer, _ANSWERS[body]))
+    return found
 
 
 def encode_claim(claim: Claim, transfer: int) -> bytes:
@@ -98,18 +99,21 @@ def decode_claim(buffer: memoryview, start: int, end: int) -> tuple[int, Claim, 
         return None
 
 
-def encode_whole(offer: Offer, transfer: int, content: bytes, digest: bytes) -> bytes:
-    """Return the frames of a file that is sent eagerly: the offer, the content in one Data, and the trailer."""
-    flags, size, mtime_ns, name = offer
+def encode_whole(transfer: int, flags: int, mtime_ns: int, name: str, content: bytes, digest: bytes) -> bytes:
+    """Return the frames of a file that is sent eagerly: the offer, the content in one Data, and the trailer.
+
+    The offer comes in its fields, for it is made for this alone. Raises ProtocolError.
+    """
+    size = len(content)
     try:
         raw = name.encode()
-        if transfer and len(raw) <= MAX_NAME_BYTES and not flags & ~FLAGS and len(digest) == 32:
+        if transfer and len(raw) <= MAX_NAME_BYTES and not flags & ~FLAGS and size <= MAX_DATA and len(digest) == 32:
             head = _EAGER.pack(_OFFER_WORD + len(raw), transfer, flags, size, mtime_ns, len(raw))
-            data = HEADER.pack(DATA << 24 | len(content), transfer) if content else b""
+            data = HEADER.pack(DATA << 24 | size, transfer) if size else b""
             return b"".join((head, raw, data, content, _WHOLE_END.pack(_END, transfer, digest)))
     except (struct.error, ValueError):
         pass  # as below
-    encode(offer, transfer)  # says what is wrong with it
+    encode(Offer(flags, size, mtime_ns, name), transfer)  # says what is wrong with it
     raise ProtocolError("content and digest are none that can be sent with an offer")
 
 
