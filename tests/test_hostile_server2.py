@@ -23,7 +23,7 @@ from securexfer import client
 from securexfer.client import sending
 from securexfer.errors import LoginRefusedError
 from securexfer.net.tls import client_context
-from securexfer.transfer import digests
+from securexfer.transfer import digests, sender
 from securexfer.transfer.digests import DigestCache, clock_ns
 from securexfer.transfer.items import Item
 from securexfer.transfer.wishes import Wishes
@@ -146,3 +146,35 @@ def test_what_was_read_is_remembered_before_a_lost_connection_is_waited_for(
         items = send(place, listener.port, place.home / "small", place.home / "large")
     assert found == [0, 1, 0]
     assert [item.outcome for item in items] == ["stored", "stored"]
+
+
+def test_however_large_an_eager_file_may_be_only_small_ones_are_read_whole(
+    place: Lab, context2: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that allows 4 GiB does not have the client hold that much; what is not small is offered first."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sender, "FIRST_OFFERS", 1)
+    sizes = {f"{number:02}": 1 for number in range(20)} | {"20": 256 << 10, "21": 257 << 10, "22": 3 << 20, "23": 1}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    eager: dict[str, bool] = {}
+
+    def answer(tls: ssl.SSLSocket, _received: list[bytes]) -> None:
+        session = Session(tls, 1)
+        session.ready(eager=2**32 - 1)
+        said: Any = None
+        while not isinstance(said, messages.Finish):
+            number, said = session.hear(messages.Offer, messages.Trailer, messages.Finish)
+            if isinstance(said, messages.Trailer):
+                session.say(messages.Committed("stored", 0, ""), number)
+            elif isinstance(said, messages.Offer):
+                eager[said.name] = bool(said.flags & messages.EAGER)
+                if not eager[said.name]:
+                    session.accept(number)
+        session.say(messages.Summary(len(sizes), sum(sizes.values())))
+
+    with TlsListener(context2, answer) as listener:
+        items = send(place, listener.port, *(tmp_path / name for name in sizes))
+    assert [item.outcome for item in items] == ["stored"] * len(sizes)
+    # Before eight answers came, 15 files can have been offered.
+    assert [name for name in sizes if int(name) >= 15 and not eager[name]] == ["21", "22"]

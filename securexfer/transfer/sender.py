@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from securexfer.transfer.sending import Sending
 
 _PROGRESS_BYTES = 16 << 20  # more than the buffers on the way hold: some of it has arrived
+_EAGER_BYTES = BUFFER_SIZE // 2  # whatever the receiver allows: it is read whole, and has to find room with its frames
 EAGER_AFTER = 8  # answers in a row that nothing is there: then the next files are probably new as well
 OPENING_SECONDS = 7200.0  # for one file to be opened, while the server says that it is alive: others may wait before it
 FIRST_OFFERS = 64  # without an answer; one more for each answer, so that no line has to be waited for
@@ -417,7 +418,7 @@ class Sender:
 
     def _become_ready(self, _number: int, ready: messages.Ready) -> None:
         self._conversation.window = ready.window
-        self._eager_limit = ready.eager
+        self._eager_limit = min(ready.eager, _EAGER_BYTES)
         self._is_ready = True
         self._opens = ready.opening == "yes" and self._opening() != 0
         self._watcher.opening(ready.opening)
