@@ -257,7 +257,9 @@ class Sender:
             if (source.size, source.mtime_ns) != (item.size, item.mtime_ns):
                 raise SourceError(f"{show(str(item.path))} changed before it was sent")
             digest = hashlib.sha256()
-            self._hash_prefix(source, digest, accept.offset)
+            if accept.offset:
+                self._out.flush()
+                source.hash_into(digest, accept.offset, self._out.live)
             self._start(number, item, accept, digest.digest())
             self._send_content(number, item, source, digest, accept.offset)
         except SourceError as error:
@@ -283,19 +285,6 @@ class Sender:
         if accept.offset:
             item.resumed = item.sent = accept.offset
             self._watcher.sent(item, accept.offset)
-
-    def _hash_prefix(self, source: SourceFile, digest: hashlib._Hash, left: int) -> None:
-        if not left:
-            return
-        scratch = memoryview(bytearray(min(BUFFER_SIZE, left)))
-        self._out.flush()
-        while left:
-            count = source.read_into(scratch[: min(left, BUFFER_SIZE)])
-            if not count:
-                raise SourceError(f"{show(str(source.path))} became shorter while it was being sent")
-            digest.update(scratch[:count])
-            left -= count
-            self._out.live()
 
     def _send_content(self, number: int, item: Item, source: SourceFile, digest: hashlib._Hash, offset: int) -> None:
         """Send what comes after `offset`, and the trailer; an Abort if the receiver or the source do not want to."""

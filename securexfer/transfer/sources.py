@@ -6,10 +6,15 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from securexfer.errors import SourceError
 from securexfer.names import show
 from securexfer.transfer.digests import clock_ns
+
+if TYPE_CHECKING:
+    import hashlib
+    from collections.abc import Callable
 
 # Never waits on a FIFO or a device, never follows a link.
 _OPEN = (
@@ -19,6 +24,7 @@ _OPEN = (
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
+_PIECE = 512 * 1024  # bytes that are hashed at once
 
 
 class SourceFile:
@@ -48,6 +54,17 @@ class SourceFile:
             return os.readv(self._descriptor, [view]) if hasattr(os, "readv") else _read_into(self._descriptor, view)
         except OSError as error:
             raise _read_problem(self.path, error) from error
+
+    def hash_into(self, digest: hashlib._Hash, left: int, between: Callable[[], None]) -> None:
+        """Hash the next `left` bytes, and call `between` after each piece; raise SourceError if there are fewer."""
+        scratch = memoryview(bytearray(min(_PIECE, left)))
+        while left:
+            count = self.read_into(scratch[: min(left, _PIECE)])
+            if not count:
+                raise SourceError(f"{show(str(self.path))} became shorter while it was being sent")
+            digest.update(scratch[:count])
+            left -= count
+            between()
 
     def check_unchanged(self) -> None:
         """Raise SourceError if the file, which was read to its end, is not what it was when it was opened."""
