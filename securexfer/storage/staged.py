@@ -139,10 +139,10 @@ class LocalStaging:
             return
         self._settled = True
         self.unname()
-        try:
+        try:  # noqa: SIM105 - there is one for each of many files, and this costs them nothing
             os.close(self._descriptor)
         except OSError:  # what was to be durable was synced; some file systems fail here as well
-            self._inbox.remove_staging(self.file)
+            pass
         self.give_back()
 
     def discard(self) -> None:
