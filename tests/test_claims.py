@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,10 +24,11 @@ from lab import PASSWORD
 
 from securexfer.errors import NameTakenError, ProtocolError
 from securexfer.net.frames import Frames
-from securexfer.transfer import digests, sender
+from securexfer.transfer import digests, expecting
 from securexfer.transfer.digests import DigestCache, clock_ns
+from securexfer.transfer.expecting import ALIKE, FIRST_OFFERS
 from securexfer.transfer.items import Item
-from securexfer.transfer.sender import EAGER_AFTER, FIRST_OFFERS, Sender
+from securexfer.transfer.sender import Sender
 from securexfer.transfer.sending import Sending
 from securexfer.transfer.tree import LeftOut, ScanRules, scan
 from securexfer.transfer.wishes import Wishes
@@ -36,7 +38,6 @@ from securexfer.wire.order import IDLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from lab import Lab, Server
 
@@ -175,10 +176,10 @@ def test_what_is_taken_back_is_looked_at_again_before_it_is_claimed(tree: Path) 
 def test_what_is_small_goes_with_its_content_behind_a_large_file_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "FIRST_OFFERS", EAGER_AFTER)
+    monkeypatch.setattr(expecting, "FIRST_OFFERS", ALIKE)
     place = tmp_path / "files"
     place.mkdir()
-    sizes = {f"{number}": 10 for number in range(1, EAGER_AFTER)} | {"large": messages.MAX_DATA + 1, "small": 10}
+    sizes = {f"{number}": 10 for number in range(1, ALIKE)} | {"large": messages.MAX_DATA + 1, "small": 10}
     for name, size in sizes.items():
         (place / name).write_bytes(bytes(size))
     items = [Item(place / name, name, size, (place / name).stat().st_mtime_ns) for name, size in sizes.items()]
@@ -285,11 +286,12 @@ def test_what_would_be_sent_is_asked_by_claims_in_a_dry_run_too(tree: Path) -> N
     assert item.outcome == "offered"
 
 
-def many(tree: Path, count: int) -> list[Item]:
+def many(tree: Path, count: int, *, known: bool = True) -> list[Item]:
     for number in range(count):
         (tree / f"{number:05}").write_bytes(b"%05d" % number)
     (tree / "x").unlink()
-    remember(*tree.iterdir())
+    if known:
+        remember(*tree.iterdir())
     return found(tree)
 
 
@@ -319,7 +321,42 @@ def test_when_nothing_is_there_the_next_files_go_eagerly_though_they_are_known(t
     assert len([message for message in heard if isinstance(message, Claim)]) == FIRST_OFFERS
     eager = [message for message in heard if isinstance(message, Offer)]
     assert [message.flags for message in eager] == [messages.EAGER] * 10
-    assert FIRST_OFFERS > EAGER_AFTER
+    assert FIRST_OFFERS > ALIKE
+
+
+@pytest.mark.parametrize("rehash", [False, True])
+def test_what_is_not_remembered_is_read_for_its_claim_where_the_receiver_had_all_before_it(
+    tree: Path, *, rehash: bool
+) -> None:
+    """As of a tree that was sent as soon as it was written: too young to be remembered."""
+    items = many(tree, FIRST_OFFERS + 12, known=False)
+    large, gone = items[-2:]
+    Path(large.path).write_bytes(bytes(1001))  # more than goes with its offer
+    Path(gone.path).unlink()
+    there = [f"{number} Accept offset=5" for number in range(1, FIRST_OFFERS + 1)]
+    unchanged = [f"{number} Committed outcome=unchanged" for number in range(1, len(items) - 1)]
+    last = [f"{len(items) - 1} Accept offset=5", f"{len(items)} Accept offset=5"]
+    ended = [f'{number} Refuse reason="ABORTED"' for number in (len(items) - 1, len(items))]
+    heard = said(items, there, unchanged, last, ended, rehash=rehash)
+    claims = [message for message in heard if isinstance(message, Claim)]
+    digests_of = [hashlib.sha256(b"%05d" % number).digest() for number in range(FIRST_OFFERS, FIRST_OFFERS + 10)]
+    assert claims == [claim_of(item, digest) for item, digest in zip(items[FIRST_OFFERS:-2], digests_of, strict=True)]
+    assert {item.outcome for item in items[:-2]} == {"unchanged"}
+    assert "changed" in str(large.error)
+    assert "cannot be opened" in str(gone.error)
+
+
+@pytest.mark.parametrize("before", ["Accept offset=5", "Accept"])
+def test_nothing_is_read_for_a_claim_after_an_answer_that_something_is_new(tree: Path, before: str) -> None:
+    items = many(tree, FIRST_OFFERS + 4, known=False)
+    answers = [f"{number} {before}" for number in range(1, FIRST_OFFERS)] + [f"{FIRST_OFFERS} Accept"]
+    outcome = {"Accept": "stored", "Accept offset=5": "unchanged"}[before]
+    done = [f"{number} Committed outcome={outcome}" for number in range(1, FIRST_OFFERS + 1)]
+    rest = [f"{number} Accept" for number in range(FIRST_OFFERS + 1, len(items) + 1)]
+    stored = [f"{number} Committed outcome=stored" for number in range(FIRST_OFFERS + 1, len(items) + 1)]
+    heard = said(items, answers, done, *((rest, stored) if before != "Accept" else (stored,)))
+    assert not [message for message in heard if isinstance(message, Claim)]
+    assert all(item.outcome for item in items)
 
 
 def test_what_the_scan_saw_is_used_when_a_file_is_first_offered_and_never_again(tree: Path) -> None:
@@ -369,6 +406,21 @@ def test_a_tree_that_is_known_costs_a_message_of_each_side(lab: Lab, tree: Path)
         assert way.passed[UP] < 4000 + 401 * (8 + 51 + len("tree/000"))
     assert outcomes(server, 401) == {"unchanged"}
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_a_tree_that_was_sent_as_soon_as_it_was_written_costs_little_more_the_second_time(lab: Lab, tree: Path) -> None:
+    """Nothing of it is remembered; the first files are proved, and all others are read, and claimed."""
+    for number in range(400):
+        (tree / f"{number:03}").write_bytes(os.urandom(3000))
+        os.utime(tree / f"{number:03}", (time.time() + 60, time.time() + 60))  # however slow this machine is
+    server = lab.serve()
+    assert lab.send(server, tree).returncode == 0
+    with Way(server.port) as way:
+        again = lab.send(way.port, tree)
+        assert "401 files unchanged" in again.stdout
+        proved = FIRST_OFFERS + len("tree/000") + 40 + 56 + 48  # offer, start, trailer
+        assert way.passed[UP] < 6000 + 401 * (8 + 51 + len("tree/000")) + FIRST_OFFERS * proved
+    assert outcomes(server, 401) == {"unchanged"}
 
 
 def test_a_new_time_of_the_sender_leaves_an_unchanged_file_as_it_is(lab: Lab, pair: Path) -> None:

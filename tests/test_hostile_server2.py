@@ -23,7 +23,7 @@ from securexfer import client
 from securexfer.client import sending
 from securexfer.errors import LoginRefusedError
 from securexfer.net.tls import client_context
-from securexfer.transfer import digests, sender
+from securexfer.transfer import digests, expecting
 from securexfer.transfer.digests import DigestCache, clock_ns
 from securexfer.transfer.items import Item
 from securexfer.transfer.wishes import Wishes
@@ -153,7 +153,7 @@ def test_however_large_an_eager_file_may_be_only_small_ones_are_read_whole(
 ) -> None:
     """A server that allows 4 GiB does not have the client hold that much; what is not small is offered first."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sender, "FIRST_OFFERS", 1)
+    monkeypatch.setattr(expecting, "FIRST_OFFERS", 1)
     sizes = {f"{number:02}": 1 for number in range(20)} | {"20": 256 << 10, "21": 257 << 10, "22": 3 << 20, "23": 1}
     for name, size in sizes.items():
         (tmp_path / name).write_bytes(bytes(size))

@@ -24,6 +24,7 @@ from securexfer.errors import (
 )
 from securexfer.names import show
 from securexfer.net.payload import BUFFER_SIZE
+from securexfer.transfer.expecting import Expecting
 from securexfer.transfer.outflow import Outflow
 from securexfer.transfer.returned import Awaited
 from securexfer.transfer.sources import SourceFile, read_small
@@ -40,9 +41,7 @@ if TYPE_CHECKING:
 
 _PROGRESS_BYTES = 16 << 20  # more than the buffers on the way hold: some of it has arrived
 _EAGER_BYTES = BUFFER_SIZE // 2  # whatever the receiver allows: it is read whole, and has to find room with its frames
-EAGER_AFTER = 8  # answers in a row that nothing is there: then the next files are probably new as well
 OPENING_SECONDS = 7200.0  # for one file to be opened, while the server says that it is alive: others may wait before it
-FIRST_OFFERS = 64  # without an answer; one more for each answer, so that no line has to be waited for
 
 
 class Sender:
@@ -56,9 +55,7 @@ class Sender:
         self._items: dict[int, Item] = {}  # those that are open
         self._accepted: deque[tuple[int, messages.Accept]] = deque()
         self._aborts: deque[int] = deque()  # those that the receiver has refused before our last word
-        self._unanswered: set[int] = set()
-        self._ahead = FIRST_OFFERS
-        self._new_in_a_row = 0
+        self._expecting = Expecting()
         self._counted = False
         self._is_ready = False
         self._opens = False
@@ -157,7 +154,7 @@ class Sender:
     def _offer(self, *, between: bool = False) -> None:
         """Offer as much as the window allows; small files with their content, so none `between` that of a large one."""
         sending, window = self._sending, self._conversation.window
-        while len(self._items) < window and len(self._unanswered) < self._ahead:
+        while len(self._items) < window and self._expecting.may_ask:
             if self._accepted and not between:
                 return  # content that is wanted goes first
             item = sending.following()
@@ -175,7 +172,7 @@ class Sender:
 
     def _goes_eagerly(self, item: Item) -> bool:
         return (
-            self._new_in_a_row >= EAGER_AFTER
+            self._expecting.new
             and item.size <= self._eager_limit
             and not (item.directory or item.fresh or self._wishes.dry_run)
         )
@@ -185,20 +182,38 @@ class Sender:
         if item.directory:
             if not self._wishes.dry_run:
                 self._announce(item, DIRECTORY)
-        elif self._may_claim(item, seen) and (digest := self._sending.known_digest(item, seen)):
+        elif self._may_claim(item, seen) and (digest := self._sending.known_digest(item, seen) or self._read(item)):
             self._claim(item, digest)
         else:
-            self._unanswered.add(self._announce(item, FRESH if item.fresh else 0))
+            self._expecting.ask(self._announce(item, FRESH if item.fresh else 0))
 
     def _may_claim(self, item: Item, seen: os.stat_result | None) -> bool:
         """Whether to look for its digest first. Not of a file that is alone: opening the cache takes longer."""
         return not item.fresh and (seen is not None or self._conversation.last > 0)
 
+    def _read(self, item: Item) -> bytes | None:
+        """Return the digest of a small file, read for its claim where the receiver had those before it; else None.
+
+        It is not remembered of what was sent as soon as it was written. An offer costs that, too, and four messages.
+        """
+        if not self._expecting.there or not 0 < item.size <= self._eager_limit:
+            return None
+        try:
+            found, opened_ns, content = read_small(item.path, item.identity, self._eager_limit)
+        except SourceError:
+            return None  # whoever opens it for its offer says so
+        if content is None:
+            return None
+        digest = hashlib.sha256(content).digest()
+        item.size, item.mtime_ns = found.st_size, found.st_mtime_ns
+        self._sending.digests.add(found, digest, opened_ns)
+        return digest
+
     def _claim(self, item: Item, digest: bytes) -> None:
-        """Offer a file with its digest, known without reading it: where the receiver has it, nothing else is said."""
+        """Offer a file with its digest: where the receiver knows that it has it, nothing else is said."""
         number = self._conversation.last + 1
         self._items[number] = item
-        self._unanswered.add(number)
+        self._expecting.ask(number)
         item.sha256 = digest.hex()
         self._out.say_claim(
             messages.Claim(item.executable, item.size, item.mtime_ns, digest, item.name[self._prefix_length :]), number
@@ -221,7 +236,7 @@ class Sender:
             self._watcher.ended(item)
             return
         if content is None:  # it has grown
-            self._unanswered.add(self._announce(item, 0))
+            self._expecting.ask(self._announce(item, 0))
             return
         digest = hashlib.sha256(content).digest()
         item.size, item.mtime_ns, item.sha256 = found.st_size, found.st_mtime_ns, digest.hex()
@@ -346,12 +361,11 @@ class Sender:
         self._heard[type(message)](self, number, message)
 
     def _accept(self, number: int, accept: messages.Accept) -> None:
-        self._unanswered.discard(number)
-        self._ahead += 1
+        self._expecting.answered(number)
         if accept.offset:
-            self._new_in_a_row = 0
+            self._expecting.note_there()
         else:
-            self._new_in_a_row += 1
+            self._expecting.note_new()
         item = self._items[number]
         item.sha256 = None  # what was claimed is to be seen
         if item.error is None:
@@ -361,12 +375,9 @@ class Sender:
         outcome, opened, stored_as = committed
         item = self._items[number]
         if outcome == "unchanged":
-            self._new_in_a_row = 0
-        if number in self._unanswered:  # a claim
-            if outcome != "unchanged":
-                raise ProtocolError(f"the server says {outcome} of {show(item.name)!r}, which was not sent")
-            self._unanswered.remove(number)
-            self._ahead += 1
+            self._expecting.note_there()
+        if self._expecting.answered(number) and outcome != "unchanged":  # a claim
+            raise ProtocolError(f"the server says {outcome} of {show(item.name)!r}, which was not sent")
         item.outcome, item.stored_as = outcome, stored_as or item.name
         if opened:
             if not self._opens:
@@ -381,11 +392,11 @@ class Sender:
     def _refuse(self, number: int, refuse: messages.Refuse) -> None:
         if not number:
             raise refusal(refuse.reason, f"the server ended the session: {show(refuse.detail)}")
-        self._unanswered.discard(number)
+        self._expecting.refused(number)
         item = self._items[number]
         error = refusal(refuse.reason, f"the server did not store {show(item.name)!r}: {show(refuse.detail)}")
         if isinstance(error, NameTakenError | SkippedError | ChangedError):
-            self._new_in_a_row = 0  # there is something already
+            self._expecting.note_other()
         if isinstance(error, ChangedError) and not item.fresh:
             item.fresh = True
         elif isinstance(error, SkippedError) and self._wishes.on_conflict == "skip":
