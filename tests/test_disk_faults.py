@@ -360,10 +360,13 @@ def test_D09_and_while_more_of_them_come_than_one_group_takes(lab: Lab, traced: 
 
 
 @needs_strace
-def test_what_has_arrived_whole_is_stored_and_in_the_log_although_its_sender_vanishes(lab: Lab, traced: Traced) -> None:
-    """Each sync takes its time, so that the answers for most of them find nobody."""
+@pytest.mark.parametrize("count", [500, 2000])
+def test_what_has_arrived_whole_is_stored_and_in_the_log_although_its_sender_vanishes(
+    lab: Lab, traced: Traced, count: int
+) -> None:
+    """Each sync takes its time, so that the answers for most of them find nobody; of the larger number in the midst."""
     server, _ = traced("-e", "trace=fsync,syncfs", "-e", "inject=fsync,syncfs:delay_enter=100000")
-    names = {f"{number}" for number in range(1, 500)}
+    names = {f"{number}" for number in range(1, count)}
     with ready(server.port, lab.ca, "ana", lab_module.PASSWORD) as speaker:
         speaker.say(*(eager(int(name), name, name.encode()) for name in sorted(names, key=int)))
         speaker.until(messages.Committed)  # by then the others were read as well

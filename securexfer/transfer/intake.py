@@ -131,29 +131,37 @@ class Intake:
         self.answers.unchanged(number, name, size, digest.hex(), outcome, started)
 
     def take_wholes(self, wholes: Sequence[Whole]) -> None:
-        """Take eager files that have arrived whole: what `offer`, `data`, `move` and `trailer` do, in one."""
-        directory, largest = self._directory, self._session.largest_file
+        """Take eager files that have arrived whole: what `offer`, `data`, `move` and `trailer` do, in one.
+
+        All of them, also if the session ends meanwhile, as it turns out when others have to be waited for.
+        """
+        directory, largest, ended = self._directory, self._session.largest_file, None
         parse, take, add, started = self._parse, self._storage.take, self.groups.add, time.monotonic()
         for number, flags, size, mtime_ns, last, content, digest in wholes:
             name = directory + last
             try:
-                file = Description(parse(name), size, mtime_ns, flags & EXECUTABLE != 0)
-                if size > largest:
-                    raise _too_large(size, largest)
-                if not hmac.compare_digest(digest, hashlib.sha256(content).digest()):
-                    raise _differs()
                 try:
-                    staging = take(file, content, digest)
-                except StorageFailedError as error:
-                    self._make_room(error)
-                    staging = take(file, content, digest)
-            except _ENDS_SESSION:
-                raise
-            except SecurexferError as error:
-                self.answers.refuse(number, name, size, digest.hex(), error, started)
-            else:
-                add(Complete(number, file, staging, digest.hex(), started))
+                    file = Description(parse(name), size, mtime_ns, flags & EXECUTABLE != 0)
+                    if size > largest:
+                        raise _too_large(size, largest)
+                    if not hmac.compare_digest(digest, hashlib.sha256(content).digest()):
+                        raise _differs()
+                    try:
+                        staging = take(file, content, digest)
+                    except StorageFailedError as error:
+                        self._make_room(error)
+                        staging = take(file, content, digest)
+                except _ENDS_SESSION:
+                    raise
+                except SecurexferError as error:
+                    self.answers.refuse(number, name, size, digest.hex(), error, started)
+                else:
+                    add(Complete(number, file, staging, digest.hex(), started))
+            except _ENDS_SESSION as error:
+                ended, self.answers.over = error, True
         self._release_directories()
+        if ended:
+            raise ended
 
     def start(self, number: int, start: messages.Start) -> None:
         """Check the proof of what is here already, and take what comes after it."""
