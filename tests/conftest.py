@@ -164,12 +164,12 @@ def context2(place: Lab) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mount a memory file system with the options given; it goes with the test."""
+def tmpfs(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mount a memory file system with the options given, at a new directory; it goes with the test."""
     with contextlib.ExitStack() as stack:
 
-        def mount(options: str) -> Path:
-            place = tmp_path / f"tmpfs-{time.monotonic_ns()}"
+        def mount(options: str, place: Path | None = None) -> Path:
+            place = place or tmp_path / f"tmpfs-{time.monotonic_ns()}"
             place.mkdir()
             done = subprocess.run(
                 ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)],

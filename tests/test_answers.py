@@ -144,6 +144,16 @@ def test_the_log_is_told_what_nobody_is_left_to_hear() -> None:
     assert everybody.told_to("log") == [("d/a", "stored"), ("d/b", "stored")]
 
 
+def test_the_log_is_told_all_of_a_group_whose_sender_is_gone_in_the_midst_of_it() -> None:
+    """Long refusals are more than goes out at once."""
+    answers, everybody = answering(files=100)
+    everybody.gone = True
+    refused = [(complete(number, f"d/{number}"), NameTakenError("x" * 900)) for number in range(1, 60)]
+    with pytest.raises(TruncatedError):
+        answers.tell([*refused, *(stored(complete(number, f"d/{number}")) for number in range(60, 101))])
+    assert len(everybody.told_to("log")) == 100
+
+
 def test_what_was_to_be_answered_for_is_in_the_log_although_it_never_was() -> None:
     answers, everybody = answering()
     answers.tell([stored(complete(1, "d/a"))])

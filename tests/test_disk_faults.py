@@ -10,6 +10,7 @@ import re
 import select
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ import stranger_client as stranger
 from hostile.speaking import FINISH, eager, ready
 from lab import wait_until
 
+from securexfer.storage import nameless
 from securexfer.storage.syncing import Rest, Whole
 from securexfer.wire import messages
 
@@ -186,9 +188,13 @@ def test_P21_a_disk_without_hard_links_is_refused_at_the_start(lab: Lab, traced:
 
 
 @needs_strace
+@pytest.mark.root
 @pytest.mark.parametrize("failing", ["2", "2..3"])
-def test_P21_a_system_that_cannot_link_a_descriptor_does_it_another_way(lab: Lab, traced: Traced, failing: str) -> None:
+def test_P21_a_system_that_cannot_link_a_descriptor_does_it_another_way(
+    lab: Lab, traced: Traced, tmpfs: Callable[..., Path], failing: str
+) -> None:
     """The second link of all is the first try to give a file a name by its descriptor, the third is one by /proc."""
+    tmpfs("mode=0700", lab.inbox)
     server, trace = traced("-e", "trace=linkat", "-e", f"inject=linkat:error=ENOENT:when={failing}")
     with ready(server.port, lab.ca, "ana", lab_module.PASSWORD) as speaker:
         speaker.say(eager(1, "x", b"content"), FINISH)
@@ -360,6 +366,27 @@ def test_D09_and_while_more_of_them_come_than_one_group_takes(lab: Lab, traced: 
 
 
 @needs_strace
+@pytest.mark.root
+def test_D09_it_holds_for_files_that_have_no_name_before_they_are_linked(
+    lab: Lab, traced: Traced, tmpfs: Callable[..., Path]
+) -> None:
+    tmpfs("mode=0700", lab.inbox)
+    server, trace = traced("-e", TRACED_CALLS)
+    files = [eager(number, f"d{number % 3}/{number}", b"%d" % number) for number in range(1, 300)]
+    with ready(server.port, lab.ca, "ana", lab_module.PASSWORD) as speaker:
+        speaker.say(*files)
+        for _ in files:
+            assert speaker.until(messages.Committed, messages.Refuse) == messages.STORED
+        speaker.say(FINISH)
+        speaker.until(messages.Summary)
+        stranger.leave_in_order(speaker.tls)
+    assert server.stop() == 0
+    assert len(check_order(trace, lab.inbox, len(files), protocol=2)) > 0
+    linked = {call.strings[0] for call in calls(trace) if call.name == "linkat" and "/ana/d" in call.paths[1]}
+    assert linked == {""}, "they have had names in staging"
+
+
+@needs_strace
 @pytest.mark.parametrize("count", [500, 2000])
 def test_what_has_arrived_whole_is_stored_and_in_the_log_although_its_sender_vanishes(
     lab: Lab, traced: Traced, count: int
@@ -368,7 +395,9 @@ def test_what_has_arrived_whole_is_stored_and_in_the_log_although_its_sender_van
     server, _ = traced("-e", "trace=fsync,syncfs", "-e", "inject=fsync,syncfs:delay_enter=100000")
     names = {f"{number}" for number in range(1, count)}
     with ready(server.port, lab.ca, "ana", lab_module.PASSWORD) as speaker:
+        os.kill(server.process.pid, signal.SIGSTOP)  # so that all has arrived before any of it is read
         speaker.say(*(eager(int(name), name, name.encode()) for name in sorted(names, key=int)))
+        os.kill(server.process.pid, signal.SIGCONT)
         speaker.until(messages.Committed)  # by then the others were read as well
         stranger.leave_by_reset(speaker.tls)
     server.wait_for("conn.close")
@@ -498,14 +527,24 @@ MOMENTS = {
     "fsync of the file": ("fsync", f"{STAGING}/3", 1),
     "link": ("linkat", "ana", 2),
     "fsync of the directory": ("fsync", "ana", 2),
-    "unlink from staging": ("unlinkat", STAGING, 4),  # those before are the rehearsal's, in another thread
+    "unlink from staging": ("unlinkat", STAGING, 3),  # those before are the rehearsal's, in another thread
 }
+
+
+def rehearses_nameless(directory: Path) -> bool:
+    """Whether a server tries to make files without a name on the file system of a directory."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        return nameless.lasts(handle)
+    finally:
+        os.close(handle)
 
 
 @needs_strace
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_kill_9_just_before_each_step_of_a_commit(lab: Lab, log_in: LogIn, traced: Traced, moment: str) -> None:
     call, path, when = MOMENTS[moment]
+    when += call == "unlinkat" and rehearses_nameless(lab.home)
     names = ["a", "b", "c", "d", "e"]
     server, _ = traced(
         *("-P", str(lab.inbox / path), "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}")

@@ -12,6 +12,8 @@ import pytest
 from lab import SECUREXFER, environment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lab import Lab
 
 
@@ -48,11 +50,14 @@ def test_each_wrong_line_has_a_mend_that_mends(lab: Lab) -> None:
 
 
 @pytest.mark.debian
+@pytest.mark.root
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
-@pytest.mark.parametrize(("fault", "said"), [("none", "have no name until"), ("linkat", "no O_TMPFILE")])
-def test_P21_whether_small_files_need_a_name_in_staging_is_told(lab: Lab, fault: str, said: str) -> None:
+@pytest.mark.parametrize(("fault", "said"), [("none", "have no name until"), ("linkat", "are staged by name")])
+def test_P21_whether_small_files_need_a_name_in_staging_is_told(
+    lab: Lab, tmpfs: Callable[..., Path], fault: str, said: str
+) -> None:
     """Both ways to give a name to a file that has none are linkat(2); what is tried before that is link(2)."""
-    lab.inbox.mkdir(mode=0o700)
+    tmpfs("mode=0700", lab.inbox)
     inject = ["-e", f"trace={fault}", *(["-e", f"inject={fault}:error=ENOENT"] if fault != "none" else [])]
     command = ["strace", "-f", "-qq", "-o", "/dev/null", *inject, SECUREXFER, "doctor", "--home", str(lab.home)]
     own = environment(SECUREXFER_CONFIG=str(lab.config))

@@ -188,6 +188,21 @@ def test_the_lines_of_stored_files_are_made_as_all_others_are() -> None:
         assert lines == [line for file in files for line in render(1.5, Other(*whose, *file))]
 
 
+@pytest.mark.parametrize("together", [1, 128])
+def test_long_lines_that_wait_are_bounded_one_by_one_and_together(together: int) -> None:
+    """Of a log that nobody reads."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        made = log.Log(stream, log.LogFormat.JSON)
+        file = ("é" * 1000, 1, "ab" * 32, "stored", "é" * 1000, 0.1)  # 12 000 characters, escaped
+        for _ in range(20 * log.LONG_LINES // together):
+            made.write(events.FilesStored(1, "192.0.2.1", "ana", [file] * together))
+        assert len(made._lines) <= log.LONG_LINES
+        assert made._dropped > 0
+        os.close(reading)  # from now on each write fails
+        made.close()
+
+
 def attack(lab: Lab, port: int) -> None:
     """Say something hostile wherever a client says anything: the hello, the login, the names of files."""
     with stranger.connect(port, str(lab.ca), alpn="securexfer/1\x1b]0;t\x07\r\n") as tls, contextlib.suppress(OSError):

@@ -1060,12 +1060,88 @@ def test_P21_small_files_are_stored_the_same_however_they_get_their_names(
 def test_P21_a_system_without_nameless_files_does_with_names(
     make: Callable[..., Inbox], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(nameless, "lasts", lambda _: True)
     monkeypatch.delattr(os, "O_TMPFILE", raising=False)
     inbox = make()
     assert inbox.give_name is None
     storage = inbox.for_user("ana")
     assert isinstance(storage.commit([taken(storage, "x", b"1")])[0], Committed)
     assert stored(root) == {"x": b"1"}
+
+
+def test_D09_files_have_no_name_before_they_are_published_only_where_that_is_known_to_last(
+    make: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a file system can: on btrfs, or on one that nobody knows, an entry may be more durable than its file."""
+    monkeypatch.setattr(nameless, "works", lambda *_: True)
+    for kind, journal, lasts in (
+        (syncing.TMPFS, False, True),
+        (syncing.XFS, False, True),
+        (syncing.EXT, True, True),
+        (syncing.EXT, False, False),
+        (0x9123683E, True, False),  # btrfs
+        (0x794C7630, True, False),  # overlayfs
+        (0, True, False),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(syncing, "kind_of", lambda _, kind=kind: kind)
+            patch.setattr(nameless, "_has_journal", lambda _, journal=journal: journal)
+            handle = os.open("/", os.O_RDONLY)
+            try:
+                assert (nameless.way(handle, "x") is not None) is lasts
+            finally:
+                os.close(handle)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[..., tuple[Path, Callable[[], Path]]]]:
+    """Make a disk with a file system, mounted; and what returns it as it is after the power was cut just now."""
+    mounted: list[Path] = []
+
+    def mount(image: Path) -> Path:
+        place = image.with_suffix(".mounted")
+        place.mkdir()
+        subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=True)
+        mounted.append(place)
+        return place
+
+    def make(kind: str) -> tuple[Path, Callable[[], Path]]:
+        image = tmp_path / "disk"
+        with image.open("wb") as file:
+            file.truncate(64 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", *kind.split(), str(image)], check=True)
+
+        def cut() -> Path:
+            after = tmp_path / "after"
+            shutil.copyfile(image, after)  # what was not flushed is not in there
+            checked = subprocess.run(["e2fsck", "-f", "-y", str(after)], capture_output=True, text=True, check=False)
+            assert checked.returncode in {0, 1}, checked.stdout  # nothing was wrong, or it was mended
+            return mount(after)
+
+        return mount(image), cut
+
+    yield make
+    for place in reversed(mounted):
+        subprocess.run(["umount", "-l", str(place)], check=True)  # although a test that failed has it open still
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["-t ext4", "-t ext4 -O ^has_journal", "-t ext2"])
+def test_D09_what_was_acknowledged_is_there_after_a_power_cut(
+    disk: Callable[..., tuple[Path, Callable[[], Path]]], kind: str
+) -> None:
+    place, cut = disk(kind)
+    expected = {}
+    with contextlib.closing(Inbox(place / "inbox", Rules())) as inbox:
+        assert (inbox.give_name is not None) is (kind == "-t ext4"), "a journal has both the entry and the file"
+        with contextlib.closing(inbox.for_user("ana")) as storage:
+            for group in range(3):
+                names = {f"d{group}/{number}": b"%d" % number * 1000 for number in range(20)}
+                results = storage.commit([taken(storage, *each) for each in names.items()])
+                assert all(isinstance(result, Committed) for result in results)
+                expected |= names
+            ana = cut() / "inbox" / "ana"
+    assert {f"{path.relative_to(ana)}": path.read_bytes() for path in ana.rglob("*") if path.is_file()} == expected
 
 
 def test_what_stands_under_a_name_is_read_in_a_step_that_waits_and_the_order_stays(

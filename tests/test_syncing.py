@@ -55,7 +55,7 @@ def opened(directory: Path) -> Iterator[int]:
 def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Whole]:
     """A file system that is synced as a whole, of whatever kind the one here is."""
     with opened(tmp_path) as handle:
-        monkeypatch.setattr(syncing, "_KINDS", {syncing._kind_of(handle)})
+        monkeypatch.setattr(syncing, "_KINDS", {syncing.kind_of(handle)})
         made = Whole(handle, Rest())
         yield made
         made.close()
@@ -182,5 +182,5 @@ def test_an_older_system_is_asked_for_each(
 
 def test_a_kind_of_file_system_that_nobody_measured_is_asked_for_each() -> None:
     with opened(Path("/proc")) as handle:
-        assert syncing._kind_of(handle) == 0x9FA0  # PROC_SUPER_MAGIC: statfs(2)
+        assert syncing.kind_of(handle) == 0x9FA0  # PROC_SUPER_MAGIC: statfs(2)
         assert not Whole(handle, Rest()).usable

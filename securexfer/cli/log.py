@@ -76,13 +76,13 @@ class Log:
             self._dropped += len(event.files) if isinstance(event, FilesStored) else 1
             return
         # Rendered here: two threads that take turns for that cost each small file more than its line does.
-        lines = self._render(moment, event)
-        if waiting >= LONG_LINES and len(lines) == 1 and len(lines[0]) > LONG_LINE:
-            self._dropped += 1
-            return
-        self._lines += lines
-        if len(self._lines) == len(lines):  # else our thread finds them after those before them
-            self._woken.set()
+        for line in self._render(moment, event):
+            if len(self._lines) >= LONG_LINES and len(line) > LONG_LINE:
+                self._dropped += 1
+                continue
+            self._lines.append(line)
+            if len(self._lines) == 1:  # else our thread finds it after those before it
+                self._woken.set()
 
     def _run(self) -> None:
         closing = False

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_FILES = 500_000  # the newest of them are kept: about 90 MiB of disk with names of 40 bytes
 _TRIM_EVERY = 10_000  # rows
-_WORD = 2**64 - 1  # times may be negative
+_WORD = 2**64 - 1  # times may be negative, and devices where they are signed
 _IDENTITY = struct.Struct(">5Q")
 _FIND = "SELECT known FROM files WHERE user = ? AND name = ?"
 _FIND_FROM = "SELECT name, known FROM files WHERE user = ? AND name >= ? ORDER BY name LIMIT ?"
@@ -34,7 +34,7 @@ _TRIM = "DELETE FROM files WHERE number <= (SELECT max(number) FROM files) - ?"
 def identity(found: os.stat_result) -> bytes:
     """Return what is the same as long as nobody has changed a file: size, mtime, ctime, inode, device."""
     mtime, ctime = found.st_mtime_ns & _WORD, found.st_ctime_ns & _WORD
-    return _IDENTITY.pack(found.st_size, mtime, ctime, found.st_ino, found.st_dev)
+    return _IDENTITY.pack(found.st_size, mtime, ctime, found.st_ino & _WORD, found.st_dev & _WORD)
 
 
 class Index:

@@ -1,7 +1,10 @@
 """Files that have no name until they are published: of one that is broken off nothing is left, whatever happens.
 
-Linux has them, but not every file system (open(2), O_TMPFILE). Who opened one may give it a name by its descriptor
-since Linux 6.10; before that, by the link to each open file that /proc has, which takes 1.4 us more.
+* Linux has them, but not every file system (open(2), O_TMPFILE). Who opened one may give it a name by its descriptor
+  since Linux 6.10; before that, by the link to each open file that /proc has, which takes 1.4 us more.
+* Such a file is synced while it has no link, and then its directory alone. That is enough only where one journal holds
+  the link count and the entry: on ext4 without a journal, and on ext2, the entry would be there after a power cut, and
+  the file would not; btrfs logged nothing of files without links for long. So it is only done where it is known to do.
 """
 
 from __future__ import annotations
@@ -10,10 +13,14 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from securexfer.storage import syncing
 
 _AT_EMPTY_PATH = 0x1000  # linkat(2)
 _OPEN_FILES = "/proc/self/fd"  # proc(5)
+_DEVICES, _EXT4 = Path("/sys/dev/block"), Path("/sys/fs/ext4")  # Linux, Documentation/ABI: sysfs-block, sysfs-fs-ext4
 
 # Gives the file that is open as a descriptor a name in a directory. Raises FileExistsError if it is taken, and OSError.
 Way = Callable[[int, str, int], None]
@@ -26,19 +33,40 @@ def create(directory: int) -> int:
 
 def by_descriptor(descriptor: int, name: str, directory: int) -> None:
     """See Way."""
-    if _linkat()(descriptor, b"", directory, name.encode(), _AT_EMPTY_PATH):
+    if _linkat()(descriptor, b"", directory, os.fsencode(name), _AT_EMPTY_PATH):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), name)
 
 
 def by_proc(descriptor: int, name: str, directory: int) -> None:
     """See Way."""
-    os.link(f"{_OPEN_FILES}/{descriptor}", name, dst_dir_fd=directory)  # follows the link there, to the file itself
+    os.link(f"{_OPEN_FILES}/{descriptor}", name, dst_dir_fd=directory, follow_symlinks=True)
 
 
 def way(directory: int, name: str) -> Way | None:
-    """Return what gives such files names on the file system of a directory, in which `name` is free; or None."""
+    """Return what gives such files names on the file system of a directory, in which `name` is free; or None.
+
+    None also where a file that was synced, published so, and whose directory was synced may be lost with the power.
+    Raises OSError.
+    """
+    if not lasts(directory):
+        return None
     return next((give for give in (by_descriptor, by_proc) if works(give, directory, name)), None)
+
+
+def lasts(directory: int) -> bool:
+    """Whether what is published so on the file system of a directory is known to be durable with the directory."""
+    kind = syncing.kind_of(directory)
+    return kind in {syncing.TMPFS, syncing.XFS} or (kind == syncing.EXT and _has_journal(os.fstat(directory).st_dev))
+
+
+def _has_journal(device: int) -> bool:
+    """Whether the ext4 on a device has a journal; False also if that cannot be known."""
+    try:
+        name = (_DEVICES / f"{os.major(device)}:{os.minor(device)}").resolve(strict=True).name
+        return (_EXT4 / name / "journal_task").read_text().strip().isdecimal()  # the process that writes it
+    except OSError:
+        return False
 
 
 def works(give: Way, directory: int, name: str) -> bool:

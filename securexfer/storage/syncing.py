@@ -29,7 +29,8 @@ MANY = 8  # for fewer, syncing all that others have written gains nothing
 PATIENCE_SECONDS = 0.5  # a group takes a hundredth of that where nobody else writes, if its files are small
 REST_SECONDS = 60.0  # without it, once it took longer
 _LINUX = (5, 8)
-_KINDS = {0xEF53, 0x58465342}  # ext2 to ext4, XFS: statfs(2)
+EXT, XFS, TMPFS = 0xEF53, 0x58465342, 0x01021994  # statfs(2); the first is ext2 to ext4
+_KINDS = {EXT, XFS}
 
 
 class Synced(NamedTuple):
@@ -54,7 +55,7 @@ class Whole:
         self._rest = rest
         self._handle: int | None = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
-            known = _release() >= _LINUX and _kind_of(self._handle) in _KINDS
+            known = _release() >= _LINUX and kind_of(self._handle) in _KINDS
         except BaseException:
             self.close()
             raise
@@ -142,7 +143,7 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _kind_of(handle: int) -> int:
+def kind_of(handle: int) -> int:
     """Return the number of a kind of file system, the first word that Linux's fstatfs(2) fills in; 0 if unknown."""
     found = (ctypes.c_long * 64)()  # four times as long as what it fills in
     return int(found[0]) if not _libc().fstatfs(handle, found) else 0

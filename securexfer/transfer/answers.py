@@ -45,9 +45,8 @@ class Answers:
 
     def refuse(self, number: int, name: str, size: int, sha256: str, error: SecurexferError, started: float) -> None:
         """Say why a file is not stored."""
-        self.log()
-        self._session.rejected(name, size, sha256, error, started)
-        self.say(refusal_of(error), number)
+        self._refuse(number, name, size, sha256, error, started)
+        self._speak_if_enough()
 
     def unchanged(self, number: int, name: str, size: int, sha256: str, outcome: Stored, started: float) -> None:
         """Say that a file that was claimed stands there already."""
@@ -58,7 +57,10 @@ class Answers:
             self._speak_if_enough()
 
     def tell(self, found: Sequence[tuple[Complete, Outcome]]) -> None:
-        """Say what has become of files all of which had arrived, or of directories, in order."""
+        """Say what has become of files all of which had arrived, or of directories, in order.
+
+        Nothing goes out before all of it is noted: whoever is not there any more has the log told all the same.
+        """
         now = time.monotonic()
         plain: list[int] = []  # stored under their own names, which most are, and nothing else
         for complete, outcome in found:
@@ -75,22 +77,29 @@ class Answers:
             plain = []
             self._tell_one(complete, outcome, now - started)
         self._say_stored(plain)
+        self._speak_if_enough()
 
     def _say_stored(self, numbers: Sequence[int]) -> None:
         self.files += len(numbers)
         self._out += self._frames.say_stored(numbers)
-        self._speak_if_enough()
 
     def _tell_one(self, complete: Complete, outcome: Outcome, seconds: float) -> None:
         number, file, _, sha256, started = complete
         name = str(file.name)
         if not isinstance(outcome, Stored):
-            self.refuse(number, name, file.size, sha256, outcome, started)
+            self._refuse(number, name, file.size, sha256, outcome, started)
             return
         opened = bool(sha256) and self._stored(number, name, file.size, sha256, outcome, seconds)
         how, stored_as = outcome
         same = stored_as is file.name or stored_as == file.name
-        self.say(messages.Committed(how.value, int(opened), "" if same else str(stored_as)), number)
+        self._out += self._frames.say(
+            messages.Committed(how.value, int(opened), "" if same else str(stored_as)), number
+        )
+
+    def _refuse(self, number: int, name: str, size: int, sha256: str, error: SecurexferError, started: float) -> None:
+        self.log()
+        self._session.rejected(name, size, sha256, error, started)
+        self._out += self._frames.say(refusal_of(error), number)
 
     def speak(self) -> bool:
         """Send what was said; return whether anything was."""

@@ -163,7 +163,7 @@ class Sender:
                     self._count()
                 return
             if not self._goes_eagerly(item):
-                self._offer_one(item)
+                self._offer_one(item, between=between)
             elif not between:
                 self._send_eagerly(item)
             else:
@@ -177,12 +177,12 @@ class Sender:
             and not (item.directory or item.fresh or self._wishes.dry_run)
         )
 
-    def _offer_one(self, item: Item) -> None:
+    def _offer_one(self, item: Item, *, between: bool) -> None:
         seen, item.seen = item.seen, None  # whenever it is asked for again, it may have changed
         if item.directory:
             if not self._wishes.dry_run:
                 self._announce(item, DIRECTORY)
-        elif self._may_claim(item, seen) and (digest := self._sending.known_digest(item, seen) or self._read(item)):
+        elif self._may_claim(item, seen) and (digest := self._digest_of(item, seen, read=not between)):
             self._claim(item, digest)
         else:
             self._expecting.ask(self._announce(item, FRESH if item.fresh else 0))
@@ -191,13 +191,14 @@ class Sender:
         """Whether to look for its digest first. Not of a file that is alone: opening the cache takes longer."""
         return not item.fresh and (seen is not None or self._conversation.last > 0)
 
-    def _read(self, item: Item) -> bytes | None:
-        """Return the digest of a small file, read for its claim where the receiver had those before it; else None.
+    def _digest_of(self, item: Item, seen: os.stat_result | None, *, read: bool) -> bytes | None:
+        """Return what is remembered of a file; or a small one's `read` now, where the receiver had those before it.
 
-        It is not remembered of what was sent as soon as it was written. An offer costs that, too, and four messages.
+        What was sent as soon as it was written is not remembered. An offer would read it, too, and take six messages.
         """
-        if not self._expecting.there or not 0 < item.size <= self._eager_limit:
-            return None
+        known = self._sending.known_digest(item, seen)
+        if known or not (read and self._expecting.there and 0 < item.size <= self._eager_limit):
+            return known
         try:
             found, opened_ns, content = read_small(item.path, item.identity, self._eager_limit)
         except SourceError:
@@ -215,9 +216,8 @@ class Sender:
         self._items[number] = item
         self._expecting.ask(number)
         item.sha256 = digest.hex()
-        self._out.say_claim(
-            messages.Claim(item.executable, item.size, item.mtime_ns, digest, item.name[self._prefix_length :]), number
-        )
+        name = item.name[self._prefix_length :]
+        self._out.say_claim(messages.Claim(item.executable, item.size, item.mtime_ns, digest, name), number)
 
     def _announce(self, item: Item, flags: int) -> int:
         number = self._conversation.last + 1
