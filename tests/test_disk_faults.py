@@ -532,10 +532,10 @@ MOMENTS = {
 
 
 def rehearses_nameless(directory: Path) -> bool:
-    """Whether a server tries to make files without a name on the file system of a directory."""
+    """Whether a server makes a file without a name, and gives it one, on the file system of a directory."""
     handle = os.open(directory, os.O_RDONLY)
     try:
-        return nameless.lasts(handle)
+        return nameless.way(handle, "probe") is not None
     finally:
         os.close(handle)
 

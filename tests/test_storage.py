@@ -1060,7 +1060,6 @@ def test_P21_small_files_are_stored_the_same_however_they_get_their_names(
 def test_P21_a_system_without_nameless_files_does_with_names(
     make: Callable[..., Inbox], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nameless, "lasts", lambda _: True)
     monkeypatch.delattr(os, "O_TMPFILE", raising=False)
     inbox = make()
     assert inbox.give_name is None
@@ -1069,28 +1068,27 @@ def test_P21_a_system_without_nameless_files_does_with_names(
     assert stored(root) == {"x": b"1"}
 
 
-def test_D09_files_have_no_name_before_they_are_published_only_where_that_is_known_to_last(
-    make: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "journal", "nameless_there", "last"),
+    [
+        pytest.param(syncing.TMPFS, False, True, True, id="memory"),
+        pytest.param(syncing.XFS, False, True, True, id="XFS"),
+        pytest.param(syncing.EXT, True, True, True, id="ext4"),
+        pytest.param(syncing.EXT, False, True, False, id="ext4 without a journal, ext2"),
+        pytest.param(0x9123683E, True, False, True, id="btrfs"),
+        pytest.param(0x794C7630, True, False, True, id="overlayfs"),
+        pytest.param(0, True, False, True, id="unknown"),
+    ],
+)
+def test_D09_files_have_no_name_before_they_are_published_only_where_somebody_has_looked(
+    monkeypatch: pytest.MonkeyPatch, kind: int, *, journal: bool, nameless_there: bool, last: bool
 ) -> None:
     """Whatever a file system can: on btrfs, or on one that nobody knows, an entry may be more durable than its file."""
     monkeypatch.setattr(nameless, "works", lambda *_: True)
-    for kind, journal, lasts in (
-        (syncing.TMPFS, False, True),
-        (syncing.XFS, False, True),
-        (syncing.EXT, True, True),
-        (syncing.EXT, False, False),
-        (0x9123683E, True, False),  # btrfs
-        (0x794C7630, True, False),  # overlayfs
-        (0, True, False),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(syncing, "kind_of", lambda _, kind=kind: kind)
-            patch.setattr(nameless, "_has_journal", lambda _, journal=journal: journal)
-            handle = os.open("/", os.O_RDONLY)
-            try:
-                assert (nameless.way(handle, "x") is not None) is lasts
-            finally:
-                os.close(handle)
+    monkeypatch.setattr(syncing, "kind_of", lambda _: kind)
+    monkeypatch.setattr(nameless, "_has_journal", lambda _: journal)
+    assert (nameless.way(0, "x") is not None) is nameless_there
+    assert nameless.links_last(0) is last
 
 
 @pytest.fixture
@@ -1126,21 +1124,28 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., tuple[Path, Callable[[], Path
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("kind", ["-t ext4", "-t ext4 -O ^has_journal", "-t ext2"])
 def test_D09_what_was_acknowledged_is_there_after_a_power_cut(
-    disk: Callable[..., tuple[Path, Callable[[], Path]]], kind: str
+    disk: Callable[..., tuple[Path, Callable[[], Path]]], monkeypatch: pytest.MonkeyPatch, kind: str, *, together: bool
 ) -> None:
+    """Whether a group is synced as a whole, or each of its files."""
     place, cut = disk(kind)
     expected = {}
     with contextlib.closing(Inbox(place / "inbox", Rules())) as inbox:
-        assert (inbox.give_name is not None) is (kind == "-t ext4"), "a journal has both the entry and the file"
-        with contextlib.closing(inbox.for_user("ana")) as storage:
+        assert inbox.give_name
+        assert inbox.links_last is (kind == "-t ext4"), "a journal has both the entry and the file"
+        if not together:
+            monkeypatch.setattr(syncing, "_KINDS", set())
+        with contextlib.closing(inbox.for_user("ana", policy=OnConflict.REPLACE)) as storage:
             for group in range(3):
                 names = {f"d{group}/{number}": b"%d" % number * 1000 for number in range(20)}
                 results = storage.commit([taken(storage, *each) for each in names.items()])
                 assert all(isinstance(result, Committed) for result in results)
                 expected |= names
+            assert isinstance(storage.commit([taken(storage, "d0/0", b"in its place")])[0], Committed)
             ana = cut() / "inbox" / "ana"
+    expected["d0/0"] = b"in its place"
     assert {f"{path.relative_to(ana)}": path.read_bytes() for path in ana.rglob("*") if path.is_file()} == expected
 
 

@@ -130,11 +130,7 @@ def _inbox(directory: Path) -> str:
             second.unlink(missing_ok=True)
             probe.unlink(missing_ok=True)
     found = os.statvfs(directory)
-    way = (
-        "have no name until they are stored"
-        if nameless
-        else "are staged by name (no journal or O_TMPFILE that is known)"
-    )
+    way = "have no name until they are stored" if nameless else "are staged by name"
     return f"{directory}, {found.f_bavail * found.f_frsize / 1e9:.1f} GB free; small files {way}"
 
 

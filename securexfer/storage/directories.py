@@ -153,12 +153,18 @@ class Handles:
         """Return a handle on the directory `name` itself, made where missing. Raises as `parent` does."""
         return self._home_or_below(name, len(name.parts))
 
-    def sync(self, syncer: Syncer) -> Generator[Callable[[], None], None, str | None]:
-        """Make the entries of all directories that changed durable, in steps; return the first error's name."""
+    def sync(
+        self, syncer: Syncer, also: Sequence[Callable[[], None]] = ()
+    ) -> Generator[Callable[[], None], None, str | None]:
+        """Make the entries of all directories that changed durable, in steps; return the first error's name.
+
+        What is to be synced with them, if anything, is done by `also`, or by a sync of the whole file system.
+        """
         if not self._rules.durable:
             return None
         synced: list[Synced] = []
-        syncs = [functools.partial(os.fsync, directory) for directory in self._touched]
+        syncs: list[Callable[[], None]] = [*also]
+        syncs += [functools.partial(os.fsync, directory) for directory in self._touched]
         # Somebody may have mounted another file system somewhere in it.
         together = len({os.fstat(directory).st_dev for directory in (*self._touched, self._open[()])}) == 1
         yield lambda: synced.append(syncer.sync_all(syncs, together=together))

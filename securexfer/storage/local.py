@@ -101,6 +101,7 @@ class Inbox:
                 self.quick = False  # whether a sync takes no time worth mentioning
                 self.made_with: int | None = None  # the mode that a file has here when it is made, if that is known
                 self.give_name: Way | None = None  # to a file that was created without one; None where there are none
+                self.links_last = True  # whether such a file is durable with its directory
                 self._rehearse()
                 self._bundles = Bundles(self._root, self._staging, self.index, path.absolute() / STAGING_NAME)
                 stack.callback(self._bundles.close)  # before the handles that it has
@@ -205,6 +206,7 @@ class Inbox:
             self._rehearse_access(descriptor)
             self._rehearse_link(name)
             self.give_name = nameless.way(self._staging, f"{name}-nameless")
+            self.links_last = nameless.links_last(self._staging)
             self.quick = self._rehearse_sync(descriptor) < QUICK_SECONDS
         finally:
             os.close(descriptor)

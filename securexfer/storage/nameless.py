@@ -2,9 +2,10 @@
 
 * Linux has them, but not every file system (open(2), O_TMPFILE). Who opened one may give it a name by its descriptor
   since Linux 6.10; before that, by the link to each open file that /proc has, which takes 1.4 us more.
-* Such a file is synced while it has no link, and then its directory alone. That is enough only where one journal holds
-  the link count and the entry: on ext4 without a journal, and on ext2, the entry would be there after a power cut, and
-  the file would not; btrfs logged nothing of files without links for long. So it is only done where it is known to do.
+* Such a file is synced while it has no link, and then its directory. That is enough only where one journal holds the
+  link count and the entry. On ext4 without a journal, and on ext2, the entry would be there after a power cut, and the
+  file would not: there the file is synced once more after that. btrfs logged nothing of files without links for long;
+  on it, and wherever nobody has looked, there are no such files.
 """
 
 from __future__ import annotations
@@ -46,18 +47,19 @@ def by_proc(descriptor: int, name: str, directory: int) -> None:
 def way(directory: int, name: str) -> Way | None:
     """Return what gives such files names on the file system of a directory, in which `name` is free; or None.
 
-    None also where a file that was synced, published so, and whose directory was synced may be lost with the power.
-    Raises OSError.
+    None also where nobody has looked whether they last.
     """
-    if not lasts(directory):
+    if syncing.kind_of(directory) not in {syncing.TMPFS, syncing.XFS, syncing.EXT}:
         return None
     return next((give for give in (by_descriptor, by_proc) if works(give, directory, name)), None)
 
 
-def lasts(directory: int) -> bool:
-    """Whether what is published so on the file system of a directory is known to be durable with the directory."""
-    kind = syncing.kind_of(directory)
-    return kind in {syncing.TMPFS, syncing.XFS} or (kind == syncing.EXT and _has_journal(os.fstat(directory).st_dev))
+def links_last(directory: int) -> bool:
+    """Whether a file that got its name in a directory is durable with that; else it has to be synced once more.
+
+    Raises OSError.
+    """
+    return syncing.kind_of(directory) != syncing.EXT or _has_journal(os.fstat(directory).st_dev)
 
 
 def _has_journal(device: int) -> bool:

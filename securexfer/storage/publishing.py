@@ -24,7 +24,7 @@ from securexfer.storage.standing import digest_of
 from securexfer.storage.syncing import errors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from securexfer.names import Name
     from securexfer.storage.base import Steps
@@ -64,7 +64,7 @@ class Publisher:
                 # What stands under a name may have to be read, and be synced: that is not for who receives the next.
                 rest = list(zip(group, failures, strict=True))[len(results) :]
                 yield lambda: results.extend([self._place(each, handles, failure, meet=True) for each, failure in rest])
-            failure = yield from handles.sync(self._syncer)
+            failure = yield from handles.sync(self._syncer, self._syncs_of_links(group, results))
             if failure:
                 results = [
                     self._withdraw(staging, result, handles, failure) if isinstance(result, Committed) else result
@@ -81,6 +81,15 @@ class Publisher:
             handles.close()
             for staging in group:
                 staging.settle()
+
+    def _syncs_of_links(
+        self, group: Sequence[LocalStaging], results: list[Committed | SecurexferError]
+    ) -> list[Callable[[], None]]:
+        """Return the syncs of those files whose first name came after they were synced, where that does not last."""
+        if self._inbox.links_last:
+            return []
+        pairs = zip(group, results, strict=True)
+        return [each.sync for each, result in pairs if each.began_nameless and isinstance(result, Committed)]
 
     def _sync(self, group: Sequence[LocalStaging]) -> Synced:
         together = not any(staging.only_by_itself for staging in group)

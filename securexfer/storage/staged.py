@@ -109,6 +109,11 @@ class LocalStaging:
         """Return what the system says of the file itself. Raises OSError."""
         return os.fstat(self._descriptor)
 
+    @property
+    def began_nameless(self) -> bool:
+        """Whether it had no name when it was synced."""
+        return self._give_name is not None
+
     def publish(self, name: str, directory: int) -> None:
         """Make it visible as `name`; raises FileExistsError if that is taken."""
         if self._give_name:
