@@ -135,7 +135,8 @@ def test_D09_D17_content_mode_and_times_are_synced_before_the_link_and_the_direc
 def test_the_syncs_of_a_group_are_shared_and_a_partial_file_is_synced_on_its_way(tmp_path: Path) -> None:
     everything, inbox = traced(tmp_path, "full")
     synced = Counter(call.paths[0] for call in everything if call.name == "fsync")
-    assert synced[str(inbox / "ana/d1")] == 3, "one for each group"
+    # One for each group; but a sync of the whole file system may do for that of files that have had no name.
+    assert synced[str(inbox / "ana/d1")] in {2, 3}
     (partial,) = [path for path in synced if "/partial-" in path]
     assert synced[partial] >= 2
 

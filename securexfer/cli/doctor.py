@@ -111,6 +111,8 @@ def _users(database: Path) -> str:
 
 def _inbox(directory: Path) -> str:
     """Try what a commit needs: a file, a second link to it, and a sync of the directory."""
+    from securexfer.storage import nameless  # whoever the inbox is owned by may not be able to read this program
+
     if not directory.is_dir():
         return f"{directory} will be made by `securexfer serve`"
     probe = directory / f".securexfer-doctor-{secrets.token_hex(4)}"
@@ -120,7 +122,11 @@ def _inbox(directory: Path) -> str:
             probe.touch(mode=0o600, exist_ok=False)
             second.hardlink_to(probe)
             second.unlink()
-            nameless = _has_nameless(directory, second.name)
+            handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                give_name = nameless.way(handle, second.name)
+            finally:
+                os.close(handle)
         except OSError as error:
             raise ConfigurationError(
                 f"{directory} cannot hold received files: {error.strerror}",
@@ -130,15 +136,5 @@ def _inbox(directory: Path) -> str:
             second.unlink(missing_ok=True)
             probe.unlink(missing_ok=True)
     found = os.statvfs(directory)
-    way = "have no name until they are stored" if nameless else "are staged by name"
-    return f"{directory}, {found.f_bavail * found.f_frsize / 1e9:.1f} GB free; small files {way}"
-
-
-def _has_nameless(directory: Path, name: str) -> bool:
-    from securexfer.storage.nameless import way
-
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        return way(handle, name) is not None
-    finally:
-        os.close(handle)
+    how = "have no name until they are stored" if give_name else "are staged by name"
+    return f"{directory}, {found.f_bavail * found.f_frsize / 1e9:.1f} GB free; small files {how}"
