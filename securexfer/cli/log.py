@@ -1,4 +1,4 @@
-"""The server's log: one event a line on stderr, for people on a terminal, as JSON lines otherwise.
+"""The server's log on stderr, for people on a terminal, as JSON lines otherwise: a line for each event, or file of one.
 
 Text from a peer is escaped: a line stays a line, and a terminal stays as it was. A thread of its own writes,
 from a bounded queue, so that a full disk or a pipe that nobody reads never holds a transfer up; what had to be

@@ -163,7 +163,7 @@ class Inbox:
         """Make a staged file visible as `name`; raises FileExistsError if that is taken."""
         os.link(staged, name, src_dir_fd=self._staging, dst_dir_fd=directory, follow_symlinks=False)
 
-    def name(self, descriptor: int, give: Way) -> str:
+    def name_staging(self, descriptor: int, give: Way) -> str:
         """Give a file without a name one where no peer can name it; return it. Raises OSError."""
         name = str(next(self._numbers))
         give(descriptor, name, self._staging)

@@ -111,7 +111,7 @@ class LocalStaging:
 
     @property
     def began_nameless(self) -> bool:
-        """Whether it had no name when it was synced."""
+        """Whether it had no name when it was first synced."""
         return self._give_name is not None
 
     def publish(self, name: str, directory: int) -> None:
@@ -124,7 +124,7 @@ class LocalStaging:
     def named(self) -> str:
         """Return its name in staging, and give it one if it has none. Raises OSError."""
         if self._give_name and not self.file:
-            self.file = self._inbox.name(self._descriptor, self._give_name)
+            self.file = self._inbox.name_staging(self._descriptor, self._give_name)
         return self.file
 
     def unname(self) -> None:

@@ -135,28 +135,10 @@ class Intake:
 
         All of them, also if the session ends meanwhile, as it turns out when others have to be waited for.
         """
-        directory, largest, ended = self._directory, self._session.largest_file, None
-        parse, take, add, started = self._parse, self._storage.take, self.groups.add, time.monotonic()
-        for number, flags, size, mtime_ns, last, content, digest in wholes:
-            name = directory + last
+        started, ended = time.monotonic(), None
+        for whole in wholes:
             try:
-                try:
-                    file = Description(parse(name), size, mtime_ns, flags & EXECUTABLE != 0)
-                    if size > largest:
-                        raise _too_large(size, largest)
-                    if not hmac.compare_digest(digest, hashlib.sha256(content).digest()):
-                        raise _differs()
-                    try:
-                        staging = take(file, content, digest)
-                    except StorageFailedError as error:
-                        self._make_room(error)
-                        staging = take(file, content, digest)
-                except _ENDS_SESSION:
-                    raise
-                except SecurexferError as error:
-                    self.answers.refuse(number, name, size, digest.hex(), error, started)
-                else:
-                    add(Complete(number, file, staging, digest.hex(), started))
+                self._take_whole(whole, started)
             except _ENDS_SESSION as error:
                 ended, self.answers.over = error, True
         self._release_directories()
@@ -265,6 +247,27 @@ class Intake:
     def _check_not_over(self) -> None:
         if self._over:
             raise TruncatedError("the session is over")
+
+    def _take_whole(self, whole: Whole, started: float) -> None:
+        number, flags, size, mtime_ns, last, content, digest = whole
+        name, largest = self._directory + last, self._session.largest_file
+        try:
+            file = Description(self._parse(name), size, mtime_ns, flags & EXECUTABLE != 0)
+            if size > largest:
+                raise _too_large(size, largest)
+            if not hmac.compare_digest(digest, hashlib.sha256(content).digest()):
+                raise _differs()
+            try:
+                staging = self._storage.take(file, content, digest)
+            except StorageFailedError as error:
+                self._make_room(error)
+                staging = self._storage.take(file, content, digest)
+        except _ENDS_SESSION:
+            raise
+        except SecurexferError as error:
+            self.answers.refuse(number, name, size, digest.hex(), error, started)
+        else:
+            self.groups.add(Complete(number, file, staging, digest.hex(), started))
 
     def _staged(self, stage: Callable[[], Staging]) -> Staging:
         try:
