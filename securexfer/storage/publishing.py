@@ -1,7 +1,8 @@
 """Whole groups of files are made durable, then visible, then acknowledged.
 
 A commit is: sync the file, link it under its name (which fails if the name is taken), sync the directory and the
-parents of directories that were made. Only then is it acknowledged. A sync that failed is never tried again: the
+parents of directories that were made, and the file again if that was its first link and the disk has no journal
+(nameless.py). Only then is it acknowledged. A sync that failed is never tried again: the
 kernel may have dropped the pages, and a second sync would report a success that is none. A group shares its syncs
 (syncing.py), and who commits it can do something else while they last. At the end, the index notes what is stored.
 """
